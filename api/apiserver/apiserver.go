@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth/authz"
 	"github.com/kontiki/kontiki/api/auth/review"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/quota"
@@ -108,6 +109,8 @@ type API struct {
 	Sealer *seal.Sealer
 	// KubernetesService is the address of the service default/kubernetes, the first of the service range.
 	KubernetesService netip.Addr
+
+	definitions *definitions.Definitions
 }
 
 // New assembles an API.
@@ -122,6 +125,13 @@ func New(c Config) (*API, error) {
 		c.TolerationSeconds = &seconds
 	}
 	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(builtin.Kinds()), Authorizer: c.Authorizer}
+	decode := func(kind *registry.Kind, v *kv.Version) (registry.Object, error) { return a.Objects.Decode(kind, v) }
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	a.definitions = definitions.New(definitions.Config{Store: c.Store, Catalog: a.Catalog, Decode: decode, Convert: converter, Log: c.Log})
+	store := &settling{c.Store, a.definitions}
+	c.Store = store
 	rules := authz.NewRules(c.Store, a.Catalog.Table())
 	own := authz.New(rules)
 	if a.Authorizer == nil {
@@ -157,6 +167,7 @@ func New(c Config) (*API, error) {
 		Computers: computers,
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
+			definitions.Resource:   &definitions.Names{Catalog: a.Catalog, Decode: decode},
 			{Group: networkingv1.GroupName, Resource: "ipaddresses"}: &allocate.IPAddresses{Catalog: a.Catalog},
 			{Resource: "nodes"}: &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits, Forget: func(node string) []kv.Op {
 				return []kv.Op{objects.RemoveFence(objects.WorkerFence(node))}
@@ -180,13 +191,13 @@ func New(c Config) (*API, error) {
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
 		Agents: reach, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
-		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra,
+		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster,
-		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: ready(c.Ready, checks), Log: c.Log,
+		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: ready(c.Ready, checks), Log: c.Log, CatchUp: store.catchUp,
 	})
 	return a, nil
 }

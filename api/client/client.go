@@ -171,25 +171,30 @@ func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[str
 		if err != nil {
 			return err
 		}
-		var events []Event
-		for _, change := range changes {
-			kind, ok := wanted[kindPrefix(change.Current.Key)]
-			if !ok {
-				continue
-			}
-			event, err := decode(kind, change)
-			if err != nil {
-				return err
-			}
-			events = append(events, event)
-		}
-		if len(events) == 0 {
-			continue
-		}
-		if err := more(events); err != nil {
+		if err := pass(changes, wanted, decode, more); err != nil {
 			return err
 		}
 	}
+}
+
+// pass passes the changes of wanted kinds to more, if there are any.
+func pass(changes []*kv.Event, wanted map[string]*registry.Kind, decode func(*Kind, *kv.Event) (Event, error), more func([]Event) error) error {
+	var events []Event
+	for _, change := range changes {
+		kind, ok := wanted[kindPrefix(change.Current.Key)]
+		if !ok {
+			continue
+		}
+		event, err := decode(kind, change)
+		if err != nil {
+			return err
+		}
+		events = append(events, event)
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	return more(events)
 }
 
 // kindPrefix returns the prefix /<group>/<resource>/ of a key.

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// TestWatchAllFollowsTheKinds: events of all kinds have metadata, and a change of the kinds begins again with a new view.
+// TestWatchAllFollowsTheKinds: events of all kinds have metadata; when a kind with objects goes, it begins again with a new view.
 func TestWatchAllFollowsTheKinds(t *testing.T) {
 	h := harness.New(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -58,9 +59,24 @@ func TestWatchAllFollowsTheKinds(t *testing.T) {
 		}
 	}
 	create("ConfigMap", &corev1.ConfigMap{})
-	h.Objects.Catalog().Update(func(*registry.Table) *registry.Table { return builtin.Kinds() })
-	<-started
+	h.Objects.Catalog().Update(func(t *registry.Table) *registry.Table { return t.With(nil) }) // the same kinds: it goes on
 	create("Secret", &corev1.Secret{})
+	h.Objects.Catalog().Update(func(t *registry.Table) *registry.Table {
+		var rows []*registry.Resource
+		for _, kind := range builtin.Kinds().Kinds() {
+			if row := kind.Of(); row.Resource != "configmaps" && !slices.Contains(rows, row) {
+				rows = append(rows, row)
+			}
+		}
+		return registry.NewTable(rows...)
+	})
+	<-started
+	if err := h.Client.Delete(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "watched"}}); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-events; e.New != nil {
+		t.Fatalf("event %+v", e)
+	}
 	cancel()
 	if err := <-ended; err != context.Canceled {
 		t.Error(err)

@@ -16,7 +16,7 @@ import (
 )
 
 // form is a form of a version, in one of the kinds as which it is served.
-type form uint16
+type form uint32
 
 const (
 	formObject form = iota
@@ -85,7 +85,11 @@ func (s *Service) open(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 
 // slot returns the slot of a form of the kind. Kinds that share stored objects have slots of their own.
 func slot(kind *registry.Kind, f form) kv.FormSlot {
-	return kv.FormSlot(kind.Form)*numForms + kv.FormSlot(f)
+	s := kv.FormSlot(kind.Form)*numForms + kv.FormSlot(f)
+	if kind.Life != nil {
+		s |= kv.FormSlot(kind.Life.Generation) << 32
+	}
+	return s
 }
 
 // Decode returns the object of a version, with its resourceVersion and type set. It is shared: read-only.

@@ -169,6 +169,13 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		}
 		ops = append(ops, check)
 	}
+	if life := r.Kind.Life; life != nil {
+		guard, err := life.Guard(view)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, guard)
+	}
 	attributes := &Attributes{Request: r, Operation: OpCreate, Object: obj, ObjectKind: r.Kind.GVK(), View: view}
 	if err := s.mutate(ctx, attributes); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package objects
 import (
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,14 +42,25 @@ const (
 // be attempted again, the object is decoded again.
 func (s *Service) DecodeBody(r *Request, data []byte, encoding Encoding, validation string) (registry.Object, error) {
 	kind := r.Kind
-	obj, err := decodeInto(r, data, encoding, validation, kind.New(), kind.GVK())
+	if encoding == Protobuf && !kind.Codec.Protobuf() {
+		return nil, noProtobuf(kind)
+	}
+	obj, err := decodeInto(r, data, encoding, validation, kind.New(), kind)
 	if err != nil {
 		return nil, err
 	}
 	r.again = func() (registry.Object, error) { // the client has been warned
-		return decodeInto(&Request{}, data, encoding, metav1.FieldValidationIgnore, kind.New(), kind.GVK())
+		return decodeInto(&Request{}, data, encoding, metav1.FieldValidationIgnore, kind.New(), kind)
 	}
 	return obj, nil
+}
+
+// noProtobuf refuses a body in protobuf of a kind that has only JSON.
+func noProtobuf(kind *registry.Kind) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: fmt.Sprintf("%s has no protobuf: the body of the request was in an unknown format - accepted media types include: application/json, application/yaml", kind.GroupResource()),
+	}}
 }
 
 // DecodeJSON decodes a JSON document of the request's kind.
@@ -56,8 +68,24 @@ func (s *Service) DecodeJSON(r *Request, data []byte, validation string) (regist
 	return s.DecodeBody(r, data, JSON, validation)
 }
 
+// expected is the kind that a document must be of. Documents of the kinds of subresources have no codec.
+type expected interface {
+	GVK() schema.GroupVersionKind
+	Prune(obj runtime.Object, paths bool) (unknown []string, err error)
+}
+
+// bareKind is an expected kind without a codec.
+type bareKind schema.GroupVersionKind
+
+// GVK implements expected.
+func (k bareKind) GVK() schema.GroupVersionKind { return schema.GroupVersionKind(k) }
+
+// Prune implements expected.
+func (bareKind) Prune(runtime.Object, bool) ([]string, error) { return nil, nil }
+
 // decodeInto decodes a body into an object that must be of the kind.
-func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, validation string, into T, gvk schema.GroupVersionKind) (T, error) {
+func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, validation string, into T, kind expected) (T, error) {
+	gvk := kind.GVK()
 	var decoder runtime.Decoder
 	strict := validation == metav1.FieldValidationStrict || validation == metav1.FieldValidationWarn
 	switch {
@@ -81,7 +109,7 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 	if err := registry.CheckQuantities(data, into); err != nil {
 		return none, apierrors.NewBadRequest(err.Error())
 	}
-	out, actual, err := decoder.Decode(data, &gvk, into)
+	out, actual, err := decodePruned(decoder, data, into, kind, strict)
 	if err != nil && runtime.IsStrictDecodingError(err) && validation == metav1.FieldValidationWarn {
 		problems, _ := runtime.AsStrictDecodingError(err)
 		for _, problem := range problems.Errors() {
@@ -103,6 +131,31 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 	return typed, nil
 }
 
+// decodePruned decodes a document and removes what the kind does not have. The strict error names this too if it is wanted.
+func decodePruned(decoder runtime.Decoder, data []byte, into runtime.Object, kind expected, strict bool) (runtime.Object, *schema.GroupVersionKind, error) {
+	gvk := kind.GVK()
+	out, actual, err := decoder.Decode(data, &gvk, into)
+	problems, lax := runtime.AsStrictDecodingError(err)
+	if err != nil && !lax || *actual != gvk {
+		return out, actual, err
+	}
+	unknown, wrong := kind.Prune(out, strict)
+	if wrong != nil {
+		return out, actual, wrong
+	}
+	if len(unknown) == 0 {
+		return out, actual, err
+	}
+	var all []error
+	if lax {
+		all = problems.Errors()
+	}
+	for _, path := range unknown {
+		all = append(all, fmt.Errorf(`unknown field "%s"`, path))
+	}
+	return out, actual, runtime.NewStrictDecodingError(all)
+}
+
 // summary returns the beginning of a body.
 func summary(data []byte) string {
 	const most = 30
@@ -122,5 +175,5 @@ func summary(data []byte) string {
 
 // DecodeOther decodes a body of a type that is not the request's kind (Scale, Binding, Eviction, TokenRequest).
 func DecodeOther[T runtime.Object](r *Request, data []byte, encoding Encoding, validation string, into T, gvk schema.GroupVersionKind) (T, error) {
-	return decodeInto(r, data, encoding, validation, into, gvk)
+	return decodeInto(r, data, encoding, validation, into, bareKind(gvk))
 }

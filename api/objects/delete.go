@@ -85,6 +85,9 @@ func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.De
 	obj := old.DeepCopyObject().(registry.Object)
 	s.markDeleted(r.Kind, obj, options)
 	obj.SetFinalizers(finalizersFor(r.Kind, obj.GetFinalizers(), options))
+	if r.Kind.BeginDelete != nil && old.GetDeletionTimestamp() == nil {
+		r.Kind.BeginDelete(obj)
+	}
 	if expired(obj) {
 		obj, err = s.remove(ctx, r, view, stored, obj, old, attributes.joined)
 		return obj, err == nil, err

@@ -19,7 +19,7 @@ func (s *Service) WriteJSONList(kind *registry.Kind, items []*kv.Version, meta *
 	if err != nil {
 		return err
 	}
-	if err := write(fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, kind.Kind+"List", kind.GroupVersion(), head)); err != nil {
+	if err := write(fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, kind.ListKind, kind.GroupVersion(), head)); err != nil {
 		return err
 	}
 	skip := skippedInItems(kind)
@@ -41,7 +41,12 @@ func (s *Service) WriteJSONList(kind *registry.Kind, items []*kv.Version, meta *
 }
 
 // skippedInItems is the length of what every encoding of the kind begins with but items of a list do not have: kind and apiVersion.
+//
+// Items of kinds without a Go type have them, as upstream's do: only the brace is skipped.
 func skippedInItems(kind *registry.Kind) int {
+	if !kind.Codec.Protobuf() {
+		return 1
+	}
 	return len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, kind.Kind, kind.GroupVersion()))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -55,9 +56,24 @@ func (s *Service) Patch(ctx context.Context, r *Request, p Patch) (obj registry.
 	if p.Force {
 		return nil, false, forceForbidden()
 	}
+	if err := p.check(r.Kind); err != nil {
+		return nil, false, err
+	}
 	return s.modify(ctx, r, modification{verb: "patch", change: func(old registry.Object) (registry.Object, error) {
 		return s.patched(r, p, old)
 	}})
+}
+
+// check refuses strategic merges of kinds without a Go type, whose tags say how to merge.
+func (p Patch) check(kind *registry.Kind) error {
+	if p.Type != types.StrategicMergePatchType || kind.Codec.Protobuf() {
+		return nil
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s, %s, %s",
+			types.JSONPatchType, types.MergePatchType, types.ApplyYAMLPatchType),
+	}}
 }
 
 var patchOptionsKind = unstructuredGroupKind("meta.k8s.io", "PatchOptions")
@@ -83,7 +99,7 @@ func (s *Service) patched(r *Request, p Patch, old registry.Object) (registry.Ob
 	if err != nil {
 		return nil, err
 	}
-	obj, err := decodePatched(r, p, after, strict, r.Kind.New(), r.Kind.GVK())
+	obj, err := decodePatched(r, p, after, strict, r.Kind.New(), r.Kind)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +194,8 @@ func (p Patch) shown(doc []byte) string {
 }
 
 // decodePatched decodes a patched document; errors are reported as errors of the patch.
-func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []error, into T, gvk schema.GroupVersionKind) (T, error) {
+func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []error, into T, kind expected) (T, error) {
+	gvk := kind.GVK()
 	checked := p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn
 	decoder := laxJSON
 	if checked {
@@ -188,7 +205,7 @@ func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []e
 	if err := registry.CheckQuantities(doc, into); err != nil {
 		return none, apierrors.NewBadRequest(err.Error())
 	}
-	out, actual, err := decoder.Decode(doc, &gvk, into)
+	out, actual, err := decodePruned(decoder, doc, into, kind, checked)
 	if problems, ok := runtime.AsStrictDecodingError(err); ok {
 		strict = append(strict, problems.Errors()...)
 		err = nil

@@ -82,6 +82,9 @@ func (s *Service) PatchScale(ctx context.Context, r *Request, p Patch) (*autosca
 	if p.Force {
 		return nil, forceForbidden()
 	}
+	if err := p.check(r.Kind); err != nil {
+		return nil, err
+	}
 	return s.UpdateScale(ctx, r, func(scale *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		before, err := json.Marshal(scale)
 		if err != nil {
@@ -91,7 +94,7 @@ func (s *Service) PatchScale(ctx context.Context, r *Request, p Patch) (*autosca
 		if err != nil {
 			return nil, err
 		}
-		return decodePatched(r, p, after, strict, &autoscalingv1.Scale{}, ScaleKind)
+		return decodePatched(r, p, after, strict, &autoscalingv1.Scale{}, bareKind(ScaleKind))
 	})
 }
 
@@ -121,7 +124,13 @@ func (s *Service) applyScale(ctx context.Context, r *Request, p Patch) (*autosca
 		if scale.Spec.Replicas < 0 {
 			return nil, negativeReplicas(r, scale)
 		}
-		wish.Object["spec"] = map[string]any{"replicas": int64(scale.Spec.Replicas)}
+		path := r.Kind.Scale.Path
+		if path == nil {
+			path = []string{"spec", "replicas"}
+		}
+		if err := unstructured.SetNestedField(wish.Object, int64(scale.Spec.Replicas), path...); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
 	}
 	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, seen: scaleOf(r), applied: true, uid: scale.UID, change: func(old registry.Object) (registry.Object, error) {
 		if scale.ResourceVersion != "" && scale.ResourceVersion != old.GetResourceVersion() {

@@ -46,7 +46,8 @@ type Watch struct {
 	initial   []WatchEvent
 	bookmarks bool
 	every     time.Duration
-	due       time.Time // when the next bookmark is due
+	due       time.Time       // when the next bookmark is due
+	life      context.Context // of the kind; nil if it stays
 	shown     uint64
 }
 
@@ -68,6 +69,9 @@ func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch
 		return nil, err
 	}
 	w := &Watch{match: match, bookmarks: o.Bookmarks, every: o.BookmarkEvery}
+	if r.Kind.Life != nil {
+		w.life = r.Kind.Life.Over
+	}
 	if w.every == 0 {
 		w.every = time.Minute
 	}
@@ -122,7 +126,11 @@ func watchError(err error, after, current uint64) error {
 // Initial says whether Next returns initial events next, which are those of a list, all at once.
 func (w *Watch) Initial() bool { return len(w.initial) > 0 }
 
-// Next waits for the next events. It fails with 410 Gone if the watch fell behind the history, and with ctx's error.
+// ErrKindReplaced means that a watch has ended because its kind is not served any more as it was when the watch began: its definition has
+// changed, or was deleted. Every event of the time before has been returned.
+var ErrKindReplaced = errors.New("the kind was changed or removed; start another watch at the last resource version")
+
+// Next waits for the next events. It fails with 410 Gone if the watch fell behind the history, with ErrKindReplaced, and with ctx's error.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 	if w.initial != nil {
 		events := w.initial
@@ -146,10 +154,19 @@ func (w *Watch) next(ctx context.Context) ([]WatchEvent, error) {
 		waiting, cancel = context.WithDeadline(ctx, w.due)
 		defer cancel()
 	}
+	if w.life != nil {
+		lived, cancel := context.WithCancel(waiting)
+		defer cancel()
+		defer context.AfterFunc(w.life, cancel)()
+		waiting = lived
+	}
 	changes, progress, err := w.cursor.Next(waiting)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if w.life != nil && w.life.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil, ErrKindReplaced
 		}
 		if !errors.Is(err, context.DeadlineExceeded) {
 			return nil, watchError(err, w.shown, progress)

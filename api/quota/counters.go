@@ -145,7 +145,7 @@ func (c *Counters) count(view kv.View, namespace string, quotas []*corev1.Resour
 		used[i] = Usage{}
 	}
 	for _, kind := range c.objects.Kinds().Kinds() {
-		if kind.Storage() != kind || !kind.Namespaced || !kind.Stored() || slices.Contains(ignored, kind.GroupResource()) {
+		if kind.Form != 0 || !kind.Namespaced || !kind.Stored() || slices.Contains(ignored, kind.GroupResource()) {
 			continue
 		}
 		e := evaluatorFor(kind.GroupResource())

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"sync"
 
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	extensionconfigurations "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,6 +36,13 @@ type Codec interface {
 	Meta(value []byte) (*metav1.PartialObjectMetadata, error)
 	// Fields returns the structure of the objects' fields, for managed fields and server-side apply.
 	Fields() managedfields.TypeConverter
+	// Prune removes what objects of the version do not have from an object that was decoded, and returns the paths of it, if they are
+	// wanted. An error means that the object cannot be of the version.
+	Prune(obj Object, paths bool) (unknown []string, err error)
+	// AnyVersion says whether Store and Load convert between versions themselves, since objects are stored in different versions.
+	AnyVersion() bool
+	// Protobuf says whether objects have a protobuf form.
+	Protobuf() bool
 }
 
 // goTypes is implemented by codecs whose objects have a Go type of their own.
@@ -47,6 +56,8 @@ type schemeCodec struct {
 	group string
 	// loaded, if not nil, restores in a loaded object what protobuf does not contain.
 	loaded func(Object)
+	// fields returns the structure of the fields; nil means client-go's.
+	fields func() managedfields.TypeConverter
 }
 
 // SchemeCodec returns the codec of the built-in types of an API group. loaded, which may be nil, restores in a loaded object what
@@ -148,8 +159,29 @@ func (schemeCodec) Meta(value []byte) (*metav1.PartialObjectMetadata, error) {
 
 var schemeFields = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(Scheme) })
 
+var extensionFields = sync.OnceValue(func() managedfields.TypeConverter { return extensionconfigurations.NewTypeConverter(Scheme) })
+
+// ExtensionCodec is SchemeCodec for CustomResourceDefinitions, the structure of which client-go does not have.
+func ExtensionCodec() Codec {
+	return schemeCodec{group: apiextensions.GroupName, fields: extensionFields}
+}
+
 // Fields implements Codec.
-func (schemeCodec) Fields() managedfields.TypeConverter { return schemeFields() }
+func (c schemeCodec) Fields() managedfields.TypeConverter {
+	if c.fields != nil {
+		return c.fields()
+	}
+	return schemeFields()
+}
+
+// Prune implements Codec. Decoding into a Go type leaves nothing to remove.
+func (schemeCodec) Prune(Object, bool) ([]string, error) { return nil, nil }
+
+// AnyVersion implements Codec.
+func (schemeCodec) AnyVersion() bool { return false }
+
+// Protobuf implements Codec.
+func (schemeCodec) Protobuf() bool { return true }
 
 var protoPrefix = []byte("k8s\x00")
 

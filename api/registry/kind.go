@@ -24,7 +24,8 @@ type Kind struct {
 	Version string
 	// StoredAs is the kind as which objects are stored, if that is another one; nil if they are stored as this one.
 	StoredAs *Kind
-	// Form distinguishes the kinds that share stored objects: 0 is the one as which they are stored.
+	// Form distinguishes the kinds that share stored objects. The resource of the objects has Form 0 in its preferred version, which stands
+	// for the resource where the version does not matter.
 	Form int
 
 	goType     reflect.Type // nil for a kind without a Go type
@@ -59,8 +60,11 @@ func (k *Kind) Storage() *Kind {
 // Deprecated returns the warning for every request for the kind, in upstream's words; "" if the kind is not deprecated.
 func (k *Kind) Deprecated() string { return k.deprecated }
 
-// deprecation returns that warning, from the deprecation methods of the type.
+// deprecation returns that warning, from the row or from the deprecation methods of the type.
 func deprecation(k *Kind) string {
+	if k.Deprecation != "" {
+		return k.Deprecation
+	}
 	obj := k.New()
 	deprecated, ok := obj.(interface{ APILifecycleDeprecated() (major, minor int) })
 	if !ok {
@@ -169,6 +173,16 @@ func (k *Kind) Convert(from *Kind, obj Object) (Object, error) {
 		return nil, err
 	}
 	return k.FromInternal(internal)
+}
+
+// Prune removes from a decoded object what objects of the kind do not have, and returns the paths of it, if they are wanted. An error means
+// that the object cannot be of the kind.
+func (k *Kind) Prune(obj runtime.Object, paths bool) (unknown []string, err error) {
+	typed, ok := obj.(Object)
+	if !ok {
+		return nil, fmt.Errorf("a %T is no object", obj)
+	}
+	return k.Codec.Prune(typed, paths)
 }
 
 // Meta returns an object's metadata from bytes that Store returned, at less cost than the whole object. Its type is the object's.

@@ -10,6 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"github.com/kontiki/kontiki/internal/kv"
 )
 
 // Object is a versioned Kubernetes object.
@@ -46,11 +49,24 @@ type Resource struct {
 	Versions []string
 	// Codec converts objects between their representations; nil means that of a built-in type in Scheme.
 	Codec Codec
+	// ListKind is the kind of the resource's lists; "" means Kind with "List" at its end.
+	ListKind string
 	// StoredAs is the resource of another group as which the objects are stored; nil if they are stored as this one.
 	StoredAs *Resource
+	// VersionOf is the row of the same resource in its preferred version, if this row is another version with rules of its own, as custom
+	// resources have them: such a row has one version, and the same Codec, which converts between them.
+	VersionOf *Resource
 	// Verbs are the verbs of the resource itself; nil means all. What can only be created is not stored: a Creator of the object
 	// service answers.
 	Verbs []string
+	// Discovered are the verbs that discovery shows, if these are not all that are served; nil means Verbs.
+	Discovered []string
+	// Deprecation is the warning for every request, beside that of the Go type; "" if there is none.
+	Deprecation string
+	// Unserved means that no request can name the row, but its objects are stored: no version of the resource is served.
+	Unserved bool
+	// Life is what the row comes from while the process runs, such as a CustomResourceDefinition; nil for a row that stays.
+	Life *Life
 
 	// PrepareCreate and Validate get the internal type.
 	PrepareCreate func(ctx context.Context, obj runtime.Object)
@@ -72,6 +88,8 @@ type Resource struct {
 	AllowUnconditionalUpdate bool
 	// DeleteGrace returns the grace period of a deleted object in seconds; nil means that deletion is immediate.
 	DeleteGrace func(obj Object, options *metav1.DeleteOptions) int64
+	// BeginDelete changes an object whose deletion begins, in what the deletion has to wait for. It gets the versioned type.
+	BeginDelete func(obj Object)
 	// OrphanByDefault makes deletions without a propagation policy leave dependents in place.
 	OrphanByDefault bool
 
@@ -79,6 +97,13 @@ type Resource struct {
 	Fields func(obj Object) fields.Set
 	// FieldNames are the names of these fields, so that unsupported selectors are refused.
 	FieldNames []string
+
+	// Print returns a table with the columns and the row of an object, whose row does not include it; nil means upstream's columns. The
+	// table is the caller's.
+	Print func(ctx context.Context, obj runtime.Object, o *metav1.TableOptions) (*metav1.Table, error)
+
+	// OpenAPI returns the schema of the objects, as documents of version 2 or 3 have it; nil means upstream's.
+	OpenAPI func(v2 bool) (*spec.Schema, error)
 
 	// ReturnDeleted makes a deletion return the object rather than a Status.
 	ReturnDeleted bool
@@ -97,6 +122,21 @@ type Resource struct {
 type Scale struct {
 	Get func(obj Object) (replicas, statusReplicas int32, selector string)
 	Set func(obj Object, replicas int32)
+	// Check returns why an object has no scale; nil means that every object has one.
+	Check func(obj Object) error
+	// Path has the fields that lead to the replicas; nil means spec and replicas.
+	Path []string
+}
+
+// Life is how long a row is in tables that replace each other.
+type Life struct {
+	// Generation distinguishes what is derived from this row and shared from what is derived from earlier rows of the resource.
+	Generation uint32
+	// Over ends when the row is no longer in the present table.
+	Over context.Context
+	// Guard returns an operation that a command must contain which creates an object, so that none is created when what the row comes
+	// from is going away.
+	Guard func(view kv.View) (kv.Op, error)
 }
 
 // allVerbs are the verbs of a resource that is stored, in the order of discovery.
@@ -151,6 +191,14 @@ func (r *Resource) SplitKey(key string) (namespace, name string) {
 	return namespace, name
 }
 
+// DiscoveredVerbs returns the verbs of the resource itself that discovery shows. Read-only.
+func (r *Resource) DiscoveredVerbs() []string {
+	if r.Discovered != nil {
+		return r.Discovered
+	}
+	return r.ServedVerbs()
+}
+
 // StrategyFor returns the strategy of a subresource ("" for the main resource); ok is false if there is no such subresource.
 func (r *Resource) StrategyFor(subresource string) (*Strategy, bool) {
 	switch subresource {
@@ -167,6 +215,9 @@ func (r *Resource) StrategyFor(subresource string) (*Strategy, bool) {
 func (r *Resource) complete() {
 	if r.Singular == "" {
 		r.Singular = strings.ToLower(r.Kind)
+	}
+	if r.ListKind == "" {
+		r.ListKind = r.Kind + "List"
 	}
 	if len(r.Versions) == 0 {
 		r.Versions = []string{"v1"}

@@ -1,6 +1,8 @@
 package registry
 
 import (
+	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
@@ -23,7 +25,6 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/pkg/features"
@@ -33,6 +34,7 @@ import (
 // Scheme contains all types, internal and versioned, with upstream's defaulting, conversion and declarative validation.
 var Scheme = func() *runtime.Scheme {
 	metrics.Install(legacyscheme.Scheme)
+	extensions.Install(legacyscheme.Scheme) // no package of upstream does
 	return legacyscheme.Scheme
 }()
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/fuzzer"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,7 +22,7 @@ import (
 func TestSplicedEqualsEncoded(t *testing.T) {
 	spliced := 0
 	for _, k := range builtin.Kinds().Kinds() {
-		filler := fuzzer.FuzzerFor(apitesting.FuzzerFuncs, rand.NewSource(2), registry.Codecs)
+		filler := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(apitesting.FuzzerFuncs, extensions.Funcs), rand.NewSource(2), registry.Codecs)
 		for _, version := range []string{"7", "12345678901234567890"} {
 			for range 20 {
 				internal, err := k.ToInternal(k.New())

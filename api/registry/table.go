@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -17,6 +19,7 @@ type Table struct {
 	byResource map[schema.GroupVersionResource]*Kind
 	byGroupRes map[schema.GroupResource]*Kind
 	byGVK      map[schema.GroupVersionKind]*Kind
+	stored     map[schema.GroupKind]*Kind
 	byType     map[reflect.Type]*Kind
 }
 
@@ -26,40 +29,85 @@ func NewTable(resources ...*Resource) *Table {
 		byResource: map[schema.GroupVersionResource]*Kind{},
 		byGroupRes: map[schema.GroupResource]*Kind{},
 		byGVK:      map[schema.GroupVersionKind]*Kind{},
+		stored:     map[schema.GroupKind]*Kind{},
 		byType:     map[reflect.Type]*Kind{},
 	}
-	forms := map[*Kind]int{} // how many kinds share the objects that are stored as a kind
+	t.add(NewKinds(resources...))
+	return t
+}
+
+// With returns a table that has further kinds, made by NewKinds. A kind whose name is taken is left out.
+func (t *Table) With(kinds []*Kind) *Table {
+	more := &Table{
+		kinds:      slices.Clip(t.kinds),
+		byResource: maps.Clone(t.byResource),
+		byGroupRes: maps.Clone(t.byGroupRes),
+		byGVK:      maps.Clone(t.byGVK),
+		stored:     maps.Clone(t.stored),
+		byType:     t.byType,
+	}
+	more.add(slices.DeleteFunc(slices.Clone(kinds), func(k *Kind) bool {
+		_, taken := t.byGroupRes[k.GroupResource()]
+		_, known := t.byGVK[k.GVK()]
+		return taken || known
+	}))
+	return more
+}
+
+func (t *Table) add(kinds []*Kind) {
+	for _, k := range kinds {
+		if k.Form == 0 && k.Stored() {
+			t.stored[k.GroupKind()] = k
+		}
+		if k.Unserved {
+			continue
+		}
+		t.kinds = append(t.kinds, k)
+		if k.goType != nil {
+			t.byType[k.goType] = k
+		}
+		t.byResource[k.GroupVersion().WithResource(k.Resource)] = k
+		t.byGVK[k.GVK()] = k
+		if _, further := t.byGroupRes[k.GroupResource()]; !further {
+			t.byGroupRes[k.GroupResource()] = k
+		}
+	}
+}
+
+// NewKinds builds the kinds of rows, in the order of the rows and of their versions. It completes the rows, which must not be changed
+// afterwards.
+func NewKinds(resources ...*Resource) (kinds []*Kind) {
+	forms := map[string]int{} // how many kinds share the objects that are stored with a prefix
+	first := map[schema.GroupResource]*Kind{}
 	for _, r := range resources {
 		r.complete()
-		var first *Kind
 		for i, version := range r.Versions {
 			k := &Kind{definition: r, Version: version}
 			switch {
 			case r.StoredAs != nil:
-				k.StoredAs = t.byGroupRes[r.StoredAs.GroupResource()]
+				k.StoredAs = first[r.StoredAs.GroupResource()]
 			case i > 0:
-				k.StoredAs = first
+				k.StoredAs = first[r.GroupResource()]
 			}
-			k.Form = forms[k.Storage()]
-			forms[k.Storage()]++
+			k.Form = forms[r.prefix]
+			forms[r.prefix]++
 			if typed, ok := r.Codec.(goTypes); ok {
 				k.goType = typed.goType(k.GVK())
-				t.byType[k.goType] = k
 			}
 			k.deprecated = deprecation(k)
-			t.kinds = append(t.kinds, k)
-			t.byResource[k.GroupVersion().WithResource(k.Resource)] = k
-			t.byGVK[k.GVK()] = k
-			if i == 0 {
-				first = k
-				t.byGroupRes[k.GroupResource()] = k
+			kinds = append(kinds, k)
+			if first[k.GroupResource()] == nil {
+				first[k.GroupResource()] = k
 			}
 		}
 	}
-	return t
+	return kinds
 }
 
-// Kinds returns all kinds, in the order of the rows and of their versions.
+// Stored returns one kind for each resource whose objects are stored, by group and kind, also for resources that are not served. Read-only.
+func (t *Table) Stored() map[schema.GroupKind]*Kind { return t.stored }
+
+// Kinds returns all kinds that are served, in the order of the rows and of their versions.
 func (t *Table) Kinds() []*Kind { return t.kinds }
 
 // ByResource finds a kind by group, version and plural name.

@@ -16,6 +16,9 @@ import (
 
 // serveDiscovery responds to a discovery path; it returns false for other paths.
 func (c *call) serveDiscovery() bool {
+	if path := c.r.URL.Path; path == "/apis" || strings.HasPrefix(path, "/apis/") {
+		c.catchUp()
+	}
 	d, err := c.discovery.of(c.Objects.Kinds())
 	if err != nil {
 		c.fail(err)
@@ -154,7 +157,7 @@ func resourceList(gv groupVersion) *metav1.APIResourceList {
 	list.GroupVersion = strings.TrimPrefix(gv.group+"/"+gv.version, "/")
 	for _, k := range gv.kinds {
 		list.APIResources = append(list.APIResources, metav1.APIResource{
-			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: k.ServedVerbs(),
+			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: k.DiscoveredVerbs(),
 			ShortNames: k.ShortNames, Categories: k.Categories, StorageVersionHash: "",
 		})
 		for _, sub := range subresourcesOf(k) {
@@ -175,7 +178,7 @@ func aggregatedVersion(gv groupVersion) apidiscoveryv2.APIVersionDiscovery {
 		}
 		resource := apidiscoveryv2.APIResourceDiscovery{
 			Resource: k.Resource, ResponseKind: &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind},
-			Scope: scope, SingularResource: k.Singular, Verbs: k.ServedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
+			Scope: scope, SingularResource: k.Singular, Verbs: k.DiscoveredVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		for _, sub := range subresourcesOf(k) {
 			kind := metav1.GroupVersionKind{Group: sub.group, Version: sub.version, Kind: sub.kind}

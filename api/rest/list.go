@@ -18,7 +18,7 @@ import (
 // writeList sends a list item by item, whatever its form: no more than a few items are in memory at a time.
 func (c *call) writeList(a accepted, result *objects.ListResult) error {
 	meta := &metav1.ListMeta{ResourceVersion: objects.FormatRevision(result.Revision), Continue: result.Continue, RemainingItemCount: result.Remaining}
-	list := listBody{kind: c.kind.Kind + "List", apiVersion: c.kind.GroupVersion().String(), meta: meta, name: "items", n: len(result.Items),
+	list := listBody{kind: c.kind.ListKind, apiVersion: c.kind.GroupVersion().String(), meta: meta, name: "items", n: len(result.Items),
 		item: func(i int) ([]byte, error) { return c.Objects.JSONItem(c.kind, result.Items[i]) }}
 	protobuf := func(write func([]byte) error) error {
 		return c.Objects.WriteProtoList(c.kind, result.Items, meta, write)

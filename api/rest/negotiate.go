@@ -80,10 +80,20 @@ func (a accepted) contentType() string {
 var metaVersions = []string{"", "v1", "v1beta1"}
 
 // negotiate returns the first format in the Accept header that the server supports.
-func negotiate(r *http.Request) (accepted, error) { return negotiateOf(r, true) }
+func negotiate(r *http.Request) (accepted, error) {
+	return negotiateOf(r, offered{tables: true, protobuf: true})
+}
 
-// negotiateOf is negotiate, with or without tables.
-func negotiateOf(r *http.Request, tables bool) (accepted, error) {
+// negotiate returns the first format in the Accept header that the server supports for the request's kind.
+func (c *call) negotiate() (accepted, error) {
+	return negotiateOf(c.r, offered{tables: true, protobuf: c.kind.Codec.Protobuf()})
+}
+
+// offered says in which formats an answer exists. Metadata has protobuf whatever its kind.
+type offered struct{ tables, protobuf bool }
+
+// negotiateOf returns the first format in the Accept header that is offered.
+func negotiateOf(r *http.Request, offer offered) (accepted, error) {
 	pretty := wantsPretty(r)
 	header := r.Header.Get("Accept")
 	if header == "" {
@@ -106,10 +116,12 @@ func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 		}
 		a.beta = params["v"] == "v1beta1"
 		switch as := params["as"]; {
+		case as == "" && a.encoding == objects.Protobuf && !offer.protobuf:
+			continue
 		case as == "":
 		case params["g"] != metav1.GroupName || !slices.Contains(metaVersions, params["v"]):
 			continue
-		case as == "Table" && !tables:
+		case as == "Table" && !offer.tables:
 			continue
 		case as == "Table" && a.encoding != objects.Protobuf:
 			a.as = asTable
@@ -123,9 +135,13 @@ func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 		}
 		return a, nil
 	}
+	types := []string{typeJSON, typeYAML}
+	if offer.protobuf {
+		types = append(types, typeProtobuf)
+	}
 	return accepted{}, &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-		Message: fmt.Sprintf("only the following media types are accepted: %s, %s, %s", typeJSON, typeYAML, typeProtobuf),
+		Message: "only the following media types are accepted: " + strings.Join(types, ", "),
 	}}
 }
 

@@ -35,6 +35,8 @@ type Config struct {
 	Authorizer    auth.Authorizer
 	Tokens        *auth.Tokens
 	Agents        *agents.Agents
+	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.
+	CatchUp func(ctx context.Context)
 	// Audit records requests, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control
@@ -165,10 +167,11 @@ func (c *call) serve() {
 		return
 	}
 	if c.kind == nil {
-		if !c.serveNoDefinitions() {
+		c.catchUp()
+		if c.kind, _ = c.Objects.Kinds().ByResource(c.target.group, c.target.version, c.target.resource); c.kind == nil {
 			c.fail(noSuchPath(c.r))
+			return
 		}
-		return
 	}
 	if err := c.serveResource(); err != nil {
 		c.fail(err)
@@ -188,6 +191,13 @@ func (c *call) end() {
 	c.Log.Error("request panicked", "method", c.r.Method, "path", logline.Cut(c.r.URL.Path), "panic", cause, "stack", string(debug.Stack()))
 	c.record.Panicked(cause)
 	c.fail(apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
+}
+
+// catchUp makes sure that a kind which is not found does not exist, or that discovery is complete.
+func (c *call) catchUp() {
+	if c.CatchUp != nil {
+		c.CatchUp(c.r.Context())
+	}
 }
 
 func noSuchPath(r *http.Request) error {
@@ -233,8 +243,10 @@ func (c *call) serveOther() {
 	case c.Limits != nil && strings.HasPrefix(path, flow.Dumps+"/"):
 		c.Limits.ServeHTTP(c.w, c.r)
 	case path == "/openapi/v2":
+		c.catchUp()
 		c.serveOpenAPIv2()
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
+		c.catchUp()
 		c.serveOpenAPI()
 	case c.serveDiscovery():
 	default:

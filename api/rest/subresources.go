@@ -98,7 +98,7 @@ func (c *call) checkNamespace(obj runtime.Object) error {
 }
 
 func (c *call) success(code int32) error {
-	accept, err := negotiateOf(c.r, false)
+	accept, err := negotiateOf(c.r, offered{protobuf: true})
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (c *call) success(code int32) error {
 }
 
 func (c *call) bind() error {
-	if _, err := negotiateOf(c.r, false); err != nil {
+	if _, err := negotiateOf(c.r, offered{protobuf: true}); err != nil {
 		return err
 	}
 	binding, r, _, err := decodeBody(c, &corev1.Binding{}, metaV1.WithKind("Binding"))
@@ -127,7 +127,7 @@ func (c *call) bind() error {
 }
 
 func (c *call) evict() error {
-	if _, err := negotiateOf(c.r, false); err != nil {
+	if _, err := negotiateOf(c.r, offered{protobuf: true}); err != nil {
 		return err
 	}
 	eviction, r, o, err := decodeBody(c, &policyv1.Eviction{}, policyv1.SchemeGroupVersion.WithKind("Eviction"))
@@ -159,6 +159,11 @@ func (c *call) serveScale() error {
 		obj, err := c.Objects.Decode(c.kind, v)
 		if err != nil {
 			return apierrors.NewInternalError(err)
+		}
+		if c.kind.Scale.Check != nil {
+			if err := c.kind.Scale.Check(obj); err != nil {
+				return apierrors.NewInternalError(err)
+			}
 		}
 		return c.writeScale(accept, objects.ScaleOf(c.kind, obj))
 	case "update":

@@ -87,7 +87,9 @@ func includedIn(o *metav1.TableOptions, obj registry.Object) runtime.RawExtensio
 
 // print returns the columns and the row of an object, whose row does not include it yet.
 func (t *tables) print(kind *registry.Kind, p *objects.Printable, o *metav1.TableOptions) (table *metav1.Table, err error) {
-	if t.printed[reflect.TypeOf(p.Internal)] {
+	if kind.Print != nil {
+		table, err = kind.Print(context.Background(), p.Internal, o)
+	} else if t.printed[reflect.TypeOf(p.Internal)] {
 		table, err = t.generator.GenerateTable(p.Internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
 	} else {
 		table, err = registryrest.NewDefaultTableConvertor(kind.GroupResource()).ConvertToTable(context.Background(), p.Internal, o)

@@ -20,7 +20,7 @@ var tokenRequestKind = authenticationv1.SchemeGroupVersion.WithKind("TokenReques
 
 // createToken handles the TokenRequest API (KEP-1205).
 func (c *call) createToken() error {
-	accept, err := negotiateOf(c.r, false)
+	accept, err := negotiateOf(c.r, offered{protobuf: true})
 	if err != nil {
 		return err
 	}

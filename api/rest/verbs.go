@@ -33,7 +33,7 @@ func (c *call) options(into runtime.Object) error {
 }
 
 func (c *call) get() error {
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (c *call) listOptions() (*internalversion.ListOptions, objects.ListOptions,
 }
 
 func (c *call) list() error {
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (c *call) create() error {
 	if c.target.name != "" || (c.kind.Namespaced && c.target.namespace == "") {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "create")
 	}
-	accept, err := negotiateOf(c.r, c.kind.Stored()) // a review has no columns, so it is no table
+	accept, err := negotiateOf(c.r, offered{tables: c.kind.Stored(), protobuf: c.kind.Codec.Protobuf()}) // a review has no columns, so it is no table
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (c *call) update() error {
 	if c.target.name == "" {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "update")
 	}
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (c *call) patch() error {
 	if c.target.name == "" {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "patch")
 	}
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
 }
 
 func (c *call) delete() error {
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (c *call) deleteCollection() error {
 	if c.kind.Namespaced && c.target.namespace == "" {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "deletecollection")
 	}
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
@@ -20,7 +21,7 @@ import (
 
 // watch sends changes until its time is over, the client disconnects, or the watch falls behind the history.
 func (c *call) watch() error {
-	accept, err := negotiate(c.r)
+	accept, err := c.negotiate()
 	if err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func (c *call) watch() error {
 		}
 		events, err := w.Next(ctx)
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !errors.Is(err, objects.ErrKindReplaced) {
 				stream.fail(err)
 			}
 			return nil

@@ -40,7 +40,12 @@ func (s *objectsServer) begin(ctx context.Context, at string, kind *kontikiv1.Ki
 	if kind.GetKind() == "" || kind.GetVersion() == "" {
 		return nil, Wrong(join(at, "kind"), "the group, version and kind of the object must be given, such as {apps v1 Deployment}")
 	}
-	row, ok := s.Objects.Kinds().ByGVK(schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind})
+	gvk := schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind}
+	row, ok := s.Objects.Kinds().ByGVK(gvk)
+	if !ok && s.CatchUp != nil && callerOf(ctx).user != auth.Anonymous {
+		s.CatchUp(ctx)
+		row, ok = s.Objects.Kinds().ByGVK(gvk)
+	}
 	if !ok {
 		return nil, Wrong(join(at, "kind"), "no matches for kind %q in version %q", kind.Kind, schema.GroupVersion{Group: kind.Group, Version: kind.Version})
 	}

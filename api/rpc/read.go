@@ -205,6 +205,9 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 			if errors.Is(context.Cause(ctx), errWatchOver) {
 				return status.Error(codes.Unavailable, errWatchOver.Error())
 			}
+			if errors.Is(err, objects.ErrKindReplaced) {
+				return status.Error(codes.Unavailable, err.Error())
+			}
 			return err
 		}
 		for _, event := range events {

@@ -35,6 +35,8 @@ type Config struct {
 	Agents        *agents.Agents
 	// Cluster administers the cluster; if it is nil, these calls get UNIMPLEMENTED.
 	Cluster kontikiv1.ClusterServer
+	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.
+	CatchUp func(context.Context)
 	// Audit records calls, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control

@@ -18,6 +18,7 @@ import (
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/configrollout"
 	"github.com/kontiki/kontiki/controller/cronjob"
+	"github.com/kontiki/kontiki/controller/customresources"
 	"github.com/kontiki/kontiki/controller/daemonset"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/devicetainteviction"
@@ -152,6 +153,8 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "service-cidr-controller", own: true, account: "service-cidrs-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return servicecidr.New(servicecidr.Config{Client: c, Range: m.ranges.service, Address: allocate.IPAddress})
 		})},
+		// The names and objects of definitions are a part of the API server itself, with upstream too.
+		{name: "customresourcedefinition-controller", own: true, account: "customresourcedefinition-controller", make: silent(customresources.New)},
 		{name: "resourcequota-controller", own: true, account: "resourcequota-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return quota.New(quota.Config{Client: c, Counters: apiquota.NewCounters(m.api.Objects), StuckAt: apiquota.StuckAt})
 		})},

@@ -450,6 +450,9 @@ func (m *master) run(ctx context.Context) error {
 	group.Go(func() error { return m.census.Run(running) })
 	group.Go(func() error { return m.followFlow(running) })
 	group.Go(func() error {
+		return controller.Keep(running, "custom resources", m.log.With("part", "api"), m.api.Run)
+	})
+	group.Go(func() error {
 		return controller.Keep(running, "authentication", m.log.With("part", "api"), m.authentication.run)
 	})
 	group.Go(func() error { return m.sessions.Run(running) })

@@ -88,8 +88,12 @@ func (gc *collector) collectForeground(ctx context.Context, it *item, obj *clien
 
 // delete deletes exactly the object that was examined: if it has got another owner meanwhile, it is examined again.
 func (gc *collector) delete(ctx context.Context, obj *client.Metadata, policy metav1.DeletionPropagation) error {
+	kind, err := gc.kindOf(obj)
+	if err != nil {
+		return err
+	}
 	revision := obj.GetResourceVersion()
-	err := gc.client.DeleteRef(ctx, gc.kindOf(obj), obj.GetNamespace(), obj.GetName(), client.IfUID(obj.GetUID()), client.Propagation(policy),
+	err = gc.client.DeleteRef(ctx, kind, obj.GetNamespace(), obj.GetName(), client.IfUID(obj.GetUID()), client.Propagation(policy),
 		func(o *metav1.DeleteOptions) { o.Preconditions.ResourceVersion = &revision })
 	if err != nil {
 		return fmt.Errorf("collect %s/%s: %w", obj.GetNamespace(), obj.GetName(), err)
@@ -155,5 +159,9 @@ func (gc *collector) update(ctx context.Context, obj *client.Metadata, change fu
 	if err != nil {
 		return err
 	}
-	return gc.client.PatchRef(ctx, gc.kindOf(obj), obj.Namespace, obj.Name, patch)
+	kind, err := gc.kindOf(obj)
+	if err != nil {
+		return err
+	}
+	return gc.client.PatchRef(ctx, kind, obj.Namespace, obj.Name, patch)
 }

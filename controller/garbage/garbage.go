@@ -12,7 +12,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -29,9 +28,7 @@ import (
 type collector struct {
 	client   *client.Client
 	recorder record.EventRecorder
-	// kinds are the served kinds as of the last start of the watch.
-	kinds atomic.Pointer[map[schema.GroupKind]*client.Kind]
-	graph *graph
+	graph    *graph
 }
 
 // New returns the controller. Its keys are UIDs.
@@ -40,9 +37,7 @@ func New(c *client.Client, recorder record.EventRecorder) *controller.Controller
 }
 
 func newCollector(c *client.Client, recorder record.EventRecorder) *collector {
-	gc := &collector{client: c, recorder: recorder, graph: newGraph()}
-	gc.learnKinds()
-	return gc
+	return &collector{client: c, recorder: recorder, graph: newGraph()}
 }
 
 func (gc *collector) controller() *controller.Controller {
@@ -55,23 +50,13 @@ func (gc *collector) controller() *controller.Controller {
 // watched says whether objects of a kind can own and be owned. Events cannot, with upstream neither.
 func watched(kind *client.Kind) bool { return kind.GroupResource() != corev1.Resource("events") }
 
-// learnKinds finds out which kinds are served now.
-func (gc *collector) learnKinds() {
-	kinds := map[schema.GroupKind]*client.Kind{}
-	for _, kind := range gc.client.Kinds() {
-		kinds[kind.GroupKind()] = kind
-	}
-	gc.kinds.Store(&kinds)
-}
-
 func key(uid types.UID) controller.Key { return controller.Key{Name: string(uid)} }
 
 // start builds the graph. If the collector fell behind the history it starts again: the new graph describes the present state,
 // whatever was missed.
 func (gc *collector) start(v client.View, enqueue func(controller.Key)) {
-	gc.learnKinds()
 	fresh := newGraph()
-	for _, kind := range *gc.kinds.Load() {
+	for _, kind := range gc.client.Kinds() {
 		if !watched(kind) {
 			continue
 		}
@@ -106,7 +91,11 @@ func (gc *collector) enqueue(v client.View, event client.Event, enqueue func(con
 	if event.Old != nil && sameEdges(event.Old, event.New) {
 		return // like most changes
 	}
-	now, before := gc.graph.put(gc.kindOf(event.New), event.New)
+	kind, err := gc.kindOf(event.New)
+	if err != nil {
+		return
+	}
+	now, before := gc.graph.put(kind, event.New)
 	refsChanged := before == nil || !apiequality.Semantic.DeepEqual(before.refs, now.refs)
 	if refsChanged && before != nil {
 		gc.enqueueWaiting(before.refs, enqueue) // it may no longer block their deletion
@@ -141,8 +130,14 @@ func (gc *collector) enqueueWaiting(refs []metav1.OwnerReference, enqueue func(c
 	}
 }
 
-func (gc *collector) kindOf(obj client.Object) *client.Kind {
-	return (*gc.kinds.Load())[obj.GetObjectKind().GroupVersionKind().GroupKind()]
+// kindOf returns the kind of an object. The error is NotFound if its definition is gone, and so the object.
+func (gc *collector) kindOf(obj client.Object) (*client.Kind, error) {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	kind, ok := gc.client.KindNamed(gvk.GroupKind())
+	if !ok {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: gvk.Group, Resource: gvk.Kind}, obj.GetName())
+	}
+	return kind, nil
 }
 
 // doubtful says whether an item has an owner that may not hold it, so that it must be examined.
@@ -170,7 +165,7 @@ func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (
 	if err != nil {
 		return unknown, nil
 	}
-	kind, ok := (*gc.kinds.Load())[schema.GroupKind{Group: gv.Group, Kind: ref.Kind}]
+	kind, ok := gc.client.KindNamed(schema.GroupKind{Group: gv.Group, Kind: ref.Kind})
 	if !ok {
 		return unknown, nil
 	}

@@ -63,6 +63,10 @@ func (c *FormCache) Usage() (bytes int64, forms int) {
 // cache evicts it; readers that have it may continue to use it then. An error is not cached: the next reader builds the form again.
 func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
 	s := v.slot(slot)
+	if s == nil { // an earlier generation, of a reader that is about to end
+		form, _, err := build(v)
+		return form, err
+	}
 	if e := s.entry.Load(); e != nil {
 		return e.read(), nil
 	}
@@ -84,7 +88,7 @@ func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
 	return form, nil
 }
 
-// slot returns a slot of the version, and adds it on first use.
+// slot returns a slot of the version, and adds it on first use. It returns nil if there are slots of a later generation.
 func (v *Version) slot(wanted FormSlot) *formSlot {
 	var added *formSlot
 	for {
@@ -97,6 +101,15 @@ func (v *Version) slot(wanted FormSlot) *formSlot {
 			if s.slot == wanted {
 				return s
 			}
+		}
+		if len(have) > 0 && have[0].slot.generation() != wanted.generation() { // all of a set are of one generation
+			if have[0].slot.generation() > wanted.generation() {
+				return nil
+			}
+			if v.forms.CompareAndSwap(set, nil) {
+				v.cache.forget(have)
+			}
+			continue
 		}
 		if added == nil {
 			added = &formSlot{slot: wanted}
@@ -185,12 +198,20 @@ func (c *FormCache) drop(e *formEntry) {
 // that still have the version may continue to use it.
 func (c *FormCache) Forget(v *Version) {
 	set := v.forms.Load()
-	if c == nil || set == nil || v.cache != c {
+	if set == nil || v.cache != c {
+		return
+	}
+	c.forget(*set)
+}
+
+// forget drops the forms of slots.
+func (c *FormCache) forget(set formSet) {
+	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range *set {
+	for _, s := range set {
 		if e := s.entry.Load(); e != nil {
 			c.drop(e)
 		}

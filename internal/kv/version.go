@@ -17,7 +17,12 @@ type Version struct {
 // FormSlot identifies one of the forms of a version's value (decoded object, JSON, protobuf, ..., each in one of several API
 // versions). The readers agree on what a slot contains; the store never uses it. Few slots of a version are in use at a time: they
 // are searched one after the other.
-type FormSlot uint16
+//
+// The upper 32 bits are a generation. What a form is built with (a schema, for example) may be replaced: forms of the next generation
+// take the place of those before, which are no longer kept then.
+type FormSlot uint64
+
+func (s FormSlot) generation() FormSlot { return s >> 32 }
 
 // BuildForm builds a form of a version; size is its cost in bytes in the cache. It may request a form of the same version in
 // another slot (always in the same order of slots, or two builders deadlock), but never in its own.

@@ -96,6 +96,16 @@ func newOver(t testing.TB, options fsm.Options, change func(*apiserver.Config)) 
 	h.must(err)
 	h.Client = client.New(h.Objects, "system:harness", "harness")
 	ctx := context.Background()
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		h.API.Run(running)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
 	for _, name := range []string{"default", "kube-system"} {
 		_, err := client.Create(ctx, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 		h.must(err)

@@ -35,7 +35,11 @@ var serving = []string{
 
 // leaves are packages below those that may be reached all the same, since they reach nothing of the serving stack.
 var leaves = []string{
-	"k8s.io/kubernetes/pkg/controlplane/controller/legacytokentracking",                                // a constant, for the default roles
+	"k8s.io/kubernetes/pkg/controlplane/controller/legacytokentracking", // a constant, for the default roles
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema", "k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel", "k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel/model",
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting", "k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype",
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta", "k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning",
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation",                                          // of custom resources
 	"k8s.io/apiserver/pkg/server/egressselector", "k8s.io/apiserver/pkg/server/egressselector/metrics", // of the validation of webhooks
 }
 

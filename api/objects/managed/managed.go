@@ -1,6 +1,7 @@
 package managed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -89,8 +90,15 @@ func (f *Fields) of(kind *registry.Kind, subresource string) (*fieldManager, err
 			reset[version] = fieldpath.NewExcludeSetFilter(set)
 		}
 	}
-	fm, err := managedfields.NewDefaultFieldManager(kind.Codec.Fields(), sameVersion{registry.Scheme}, noDefaults{}, registry.Scheme,
-		kind.GVK(), kind.GroupVersion(), subresource, reset)
+	var fm *managedfields.FieldManager
+	var err error
+	if kind.Codec.AnyVersion() {
+		fm, err = managedfields.NewDefaultCRDFieldManager(kind.Codec.Fields(), anyVersion{kind}, noDefaults{}, anyVersion{kind},
+			kind.GVK(), kind.GroupVersion(), subresource, reset)
+	} else {
+		fm, err = managedfields.NewDefaultFieldManager(kind.Codec.Fields(), sameVersion{registry.Scheme}, noDefaults{}, registry.Scheme,
+			kind.GVK(), kind.GroupVersion(), subresource, reset)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", kind.Kind, err)
 	}
@@ -99,6 +107,13 @@ func (f *Fields) of(kind *registry.Kind, subresource string) (*fieldManager, err
 		made.empty = nil // kinds that are not stored have no structure
 	}
 	f.made[key] = made
+	if kind.Life != nil {
+		context.AfterFunc(kind.Life.Over, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			delete(f.made, key)
+		})
+	}
 	return made, nil
 }
 
@@ -141,6 +156,37 @@ func (c sameVersion) ConvertToVersion(in runtime.Object, target runtime.GroupVer
 		return nil, err
 	}
 	return c.Scheme.ConvertToVersion(internal, target)
+}
+
+// anyVersion creates and converts the objects of a kind whose codec converts between versions.
+type anyVersion struct{ kind *registry.Kind }
+
+// New implements runtime.ObjectCreater.
+func (a anyVersion) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	return a.kind.Codec.New(gvk), nil
+}
+
+// ConvertToVersion implements runtime.ObjectConvertor.
+func (a anyVersion) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	have := in.GetObjectKind().GroupVersionKind()
+	want, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{have})
+	switch {
+	case !ok || have.GroupKind() != a.kind.GroupKind():
+		return nil, fmt.Errorf("%s cannot be converted to %v", have, target)
+	case want == have:
+		return in, nil
+	}
+	return a.kind.Codec.External(in.DeepCopyObject(), want)
+}
+
+// Convert implements runtime.ObjectConvertor. The field manager does not use it.
+func (a anyVersion) Convert(in, out, _ any) error {
+	return fmt.Errorf("a %T cannot be converted to a %T", in, out)
+}
+
+// ConvertFieldLabel implements runtime.ObjectConvertor. The field manager does not use it.
+func (a anyVersion) ConvertFieldLabel(gvk schema.GroupVersionKind, label, value string) (string, string, error) {
+	return "", "", fmt.Errorf("field label not supported: %s", label)
 }
 
 // noDefaults does no defaulting: the service does it once, after merging.

@@ -2,8 +2,12 @@ package managed
 
 import (
 	"crypto/sha256"
+	"encoding/json"
+	"maps"
 	"reflect"
 	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -61,6 +65,14 @@ func prune(w Write, obj registry.Object) registry.Object {
 	if !ok {
 		return copied
 	}
+	if u, ok := copied.(*unstructured.Unstructured); ok {
+		for _, path := range strategy.ResetFields {
+			if path != "metadata" {
+				delete(u.Object, path)
+			}
+		}
+		return copied
+	}
 	value := reflect.ValueOf(copied).Elem()
 	for path, field := range map[string]string{"spec": "Spec", "status": "Status"} {
 		if part := value.FieldByName(field); part.IsValid() && slices.Contains(strategy.ResetFields, path) {
@@ -70,7 +82,15 @@ func prune(w Write, obj registry.Object) registry.Object {
 	return copied
 }
 
+// shallow returns a copy that shares all but the fields and the metadata.
 func shallow(obj registry.Object) registry.Object {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		copied := &unstructured.Unstructured{Object: maps.Clone(u.Object)}
+		if metadata, ok := u.Object["metadata"].(map[string]any); ok {
+			copied.Object["metadata"] = maps.Clone(metadata)
+		}
+		return copied
+	}
 	from := reflect.ValueOf(obj).Elem()
 	to := reflect.New(from.Type())
 	to.Elem().Set(from)
@@ -98,11 +118,18 @@ func templateOf(w Write, obj registry.Object) (templateKey, bool) {
 	bare.SetManagedFields(nil)
 	bare.SetLabels(keysOf(obj.GetLabels()))
 	bare.SetAnnotations(keysOf(obj.GetAnnotations()))
-	data, err := registry.MarshalProto(bare)
+	data, err := encode(bare)
 	if err != nil {
 		return templateKey{}, false
 	}
 	return templateKey{w.Kind, w.Subresource, sha256.Sum256(data)}, true
+}
+
+func encode(obj registry.Object) ([]byte, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return json.Marshal(u.Object)
+	}
+	return registry.MarshalProto(obj)
 }
 
 func keysOf(m map[string]string) map[string]string {

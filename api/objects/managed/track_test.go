@@ -8,11 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/fuzzer"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
 	apitesting "k8s.io/kubernetes/pkg/api/testing"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -79,8 +79,7 @@ func mix(random *rand.Rand, to, from reflect.Value) {
 // TestTrackingEqualsUpstreams: random writes by several managers result in the same managed fields as those of the upstream field
 // manager, which compares the whole objects.
 func TestTrackingEqualsUpstreams(t *testing.T) {
-	funcs := apitesting.FuzzerFuncs
-	converter := applyconfigurations.NewTypeConverter(registry.Scheme)
+	funcs := fuzzer.MergeFuzzerFuncs(apitesting.FuzzerFuncs, extensions.Funcs)
 	compared, nonEmpty := 0, 0
 	for _, kind := range builtin.Kinds().Kinds() {
 		t.Run(kind.GVK().String(), func(t *testing.T) {
@@ -133,7 +132,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 					if step > 0 && random.Intn(2) == 0 {
 						obj.SetManagedFields(live.GetManagedFields()) // as clients that send back what they read do
 					}
-					result, err := upstreamManager(t, kind, w.Subresource, converter).Update(live.DeepCopyObject(), obj.DeepCopyObject(), w.Manager)
+					result, err := upstreamManager(t, kind, w.Subresource, kind.Codec.Fields()).Update(live.DeepCopyObject(), obj.DeepCopyObject(), w.Manager)
 					if err != nil {
 						continue // an item of a list lacks the key by which it is known: upstream records nothing then
 					}

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"testing"
 
+	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/fuzzer"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -112,7 +113,7 @@ func TestSubresourcesHaveStrategies(t *testing.T) {
 // TestConversionRoundTrip: every field of an object survives the conversion to the internal form and back, and to the stored bytes
 // and back.
 func TestConversionRoundTrip(t *testing.T) {
-	funcs := apitesting.FuzzerFuncs
+	funcs := fuzzer.MergeFuzzerFuncs(apitesting.FuzzerFuncs, extensions.Funcs)
 	each(t, func(t *testing.T, k *registry.Kind) {
 		filler := fuzzer.FuzzerFor(funcs, rand.NewSource(1), registry.Codecs)
 		for range 50 {

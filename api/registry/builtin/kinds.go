@@ -30,6 +30,7 @@ func Kinds() *registry.Table {
 		notYet(validatingAdmissionPolicies(), notAsked),
 		notYet(validatingAdmissionPolicyBindings(), notAsked),
 		notYet(validatingWebhookConfigurations(), notAsked),
+		customResourceDefinitions(),
 		controllerRevisions(),
 		daemonSets(),
 		deployments(),
