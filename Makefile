@@ -27,7 +27,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e soak peers sanity upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
+.PHONY: build run stop test unit clocks e2e browser page page-tests soak peers sanity upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -73,7 +73,7 @@ deb: build ## build bin/kontiki.deb
 	@$(MAKE) -s deps DEB_PACKAGES="dpkg:dpkg-deb"
 	deploy/debian/build.sh bin/kontiki bin/kontiki.deb
 
-test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a clean clone
+test: deps lint unit clocks page-tests e2e browser ## everything that fits in 30 minutes, from a clean clone
 
 # Tests in real time, with processes, disks and networks, can fail once on a busy machine. When at most $(1) tests fail, each is run once more,
 # by itself; a data race is never excused. The summary at the end shows what failed first: a test in it is a bug to mend.
@@ -98,6 +98,27 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 e2e: deps build images vendors node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
 	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/... ./test/packaging ./test/soak" -- -count=1 -p 1 -timeout 25m
+
+# The dashboard's page. What is built of dashboard/web is committed, so that building the binary needs no Node.js. Vite needs a newer one than Debian 12 has.
+NPM_DEPS := if ! command -v npm >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="nodejs:node npm:npm"; fi
+page: ## build the dashboard's page: dashboard/dist from dashboard/web
+	@$(NPM_DEPS)
+	cd dashboard/web && npm ci --silent && npm run --silent check && npm run --silent build
+
+page-tests: ## test the page's logic, and that dashboard/dist is what dashboard/web builds
+	@$(NPM_DEPS)
+	@if ! node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 22 || (a === 22 && b >= 12) || (a === 20 && b >= 19) ? 0 : 1)'; then \
+	  echo "NOT CHECKED: the page's types and logic, and whether dashboard/dist is what dashboard/web builds: Node.js $$(node --version) is too old for Vite (20.19 or newer)"; exit 0; fi; \
+	cd dashboard/web && npm ci --silent && npm run --silent check && npm test --silent && \
+	npx vite build --logLevel warn --outDir "$(CURDIR)/bin/page" --emptyOutDir && \
+	diff -r "$(CURDIR)/bin/page" ../dist && echo "dashboard/dist is what dashboard/web builds"
+
+# Playwright's own browsers are not downloaded: Debian's Chromium is used.
+browser: deps build images ## test the dashboard in Chromium against a cluster (SPEC=signin runs one file)
+	@$(NPM_DEPS)
+	@if ! command -v chromium >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="chromium:chromium"; fi
+	@cd test/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --silent && npm run --silent check
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar SPEC="$(SPEC)" $(GO) test -count=1 -v -timeout 15m ./test/browser
 
 SOAK := 10m
 soak: deps build images ## create and delete pods for SOAK while agents and containerd are killed, and see that nothing is left (SOAK_SEED=N repeats one)

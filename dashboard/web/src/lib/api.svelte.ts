@@ -81,7 +81,8 @@ async function send(url: string, o: Options): Promise<Response> {
   let body: Status = {};
   const text = await response.text();
   try {
-    body = JSON.parse(text) as Status;
+    // Who asks for YAML gets errors as YAML.
+    body = /yaml/.test(response.headers.get('Content-Type') ?? '') ? ((await import('js-yaml')).load(text) as Status) : (JSON.parse(text) as Status);
   } catch {
     body = { message: text.trim().slice(0, 500) };
   }

@@ -1,0 +1,81 @@
+import { applyText, expect, kubectl, namespace, signIn, test, workload } from './help.js';
+
+test.beforeEach(async ({ page }) => signIn(page));
+
+test('the logs of a workload are merged, followed, filtered, and previous ones shown', async ({ page }) => {
+  const ns = namespace('browser-logs');
+  workload(ns, 'speaker', 3);
+  kubectl('rollout', 'status', 'deployment/speaker', '-n', ns, '--timeout=60s');
+  await page.goto(`/ui/object/deployments.apps/${ns}/speaker/logs`);
+  const log = page.getByRole('log');
+  await expect(page.getByText('from 3 containers')).toBeVisible();
+  for (const name of kubectl('get', 'pods', '-n', ns, '-o', 'jsonpath={.items[*].metadata.name}').split(' ')) await expect(log.getByText(`of ${name}`).first()).toBeVisible();
+  await expect(log.getByText(/^line [0-9]{1,3} of/).last()).toBeVisible();
+  const filter = page.getByLabel('Expression');
+  await filter.fill('line [12] of');
+  await expect(page.getByText(/^6 lines of/)).toBeVisible();
+  await filter.fill('line [');
+  await expect(page.getByRole('alert')).toContainText('regular expression');
+  await filter.fill('');
+  // A new pod's lines come without being asked for.
+  kubectl('scale', 'deployment/speaker', '-n', ns, '--replicas=4');
+  await expect(page.getByText('from 4 containers')).toBeVisible();
+
+  workload(ns, 'crasher', 1, 'echo "the reason is $HOSTNAME"; sleep 1; exit 3');
+  const restarted = (): string => kubectl('get', 'pods', '-n', ns, '-l', 'app=crasher', '-o', 'jsonpath={.items[0].status.containerStatuses[0].restartCount}');
+  await expect.poll(restarted, { timeout: 40_000 }).not.toMatch(/^0?$/);
+  await page.goto(`/ui/object/deployments.apps/${ns}/crasher/logs`);
+  await page.getByRole('button', { name: 'Previous' }).click();
+  await expect(log.getByText('the reason is').first()).toBeVisible();
+});
+
+test('a shell opens in a container', async ({ page }) => {
+  const ns = namespace('browser-shell');
+  workload(ns, 'box', 1);
+  kubectl('rollout', 'status', 'deployment/box', '-n', ns, '--timeout=60s');
+  const pod = kubectl('get', 'pods', '-n', ns, '-o', 'jsonpath={.items[0].metadata.name}');
+  await page.goto(`/ui/object/pods/${ns}/${pod}/shell`);
+  const terminal = page.locator('.xterm');
+  await expect(terminal).toContainText(/[#$]/);
+  await page.keyboard.type('echo $((6 * 7))-$HOSTNAME; stty size\n');
+  await expect(terminal).toContainText(`42-${pod}`);
+  await expect(terminal).toContainText(/[2-9][0-9] [0-9]{2,3}/); // the size of the terminal
+  await page.keyboard.type('exit\n');
+  await expect(page.getByText('The shell has ended.')).toBeVisible();
+});
+
+test('a debug container is added, and its shell opened', async ({ page }) => {
+  const ns = namespace('browser-debug');
+  workload(ns, 'patient', 1);
+  kubectl('rollout', 'status', 'deployment/patient', '-n', ns, '--timeout=60s');
+  const pod = kubectl('get', 'pods', '-n', ns, '-o', 'jsonpath={.items[0].metadata.name}');
+  await page.goto(`/ui/object/pods/${ns}/${pod}`);
+  await page.getByRole('button', { name: 'Debug' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Debug' }).click();
+  await expect(page.getByRole('combobox', { name: 'Container' })).toHaveValue(/^debug-/);
+  await expect(page.locator('.xterm')).toContainText(/[#$]/);
+});
+
+test('why a pod does not run', async ({ page }) => {
+  const ns = namespace('browser-why');
+  applyText(`{apiVersion: v1, kind: Pod, metadata: {name: huge, namespace: ${ns}}, spec: {containers: [{name: app, image: 'busybox:latest', resources: {requests: {memory: 900Gi}}}]}}`);
+  await page.goto(`/ui/object/pods/${ns}/huge/why`);
+  await expect(page.getByRole('region', { name: 'Why this pod' })).toContainText('Insufficient memory');
+  await page.goto('/ui/events');
+  await page.getByLabel('Filter').fill('huge FailedScheduling');
+  await expect(page.getByText('Insufficient memory').first()).toBeVisible();
+});
+
+test('what pods and nodes use stands beside what they request', async ({ page }) => {
+  const ns = namespace('browser-usage');
+  workload(ns, 'busy', 1, 'while true; do :; done');
+  kubectl('rollout', 'status', 'deployment/busy', '-n', ns, '--timeout=60s');
+  const pod = kubectl('get', 'pods', '-n', ns, '-o', 'jsonpath={.items[0].metadata.name}');
+  await page.goto(`/ui/object/pods/${ns}/${pod}`);
+  const containers = page.getByRole('region', { name: 'Containers' });
+  await expect(containers).toContainText('10 m requested, no limit');
+  await expect(containers).toContainText('8 MiB requested, limit 64 MiB');
+  await expect(containers).toContainText('used,', { timeout: 45_000 });
+  await page.goto('/ui/');
+  await expect(page.getByRole('region', { name: 'Workers' }).getByRole('img', { name: /cores in use/ }).first()).toBeVisible({ timeout: 30_000 });
+});
