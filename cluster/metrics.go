@@ -20,7 +20,7 @@ var (
 
 // Collector returns a collector of this master's metrics.
 func (c *Cluster) Collector() prometheus.Collector {
-	return collectors.Group{diskMetrics{c}, certificateMetrics{c}}
+	return collectors.Group{diskMetrics{c}, certificateMetrics{c}, c.consensus.Collector()}
 }
 
 func (diskMetrics) Describe(to chan<- *prometheus.Desc) {

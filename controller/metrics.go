@@ -5,6 +5,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/kontiki/kontiki/internal/collectors"
+	of "github.com/kontiki/kontiki/internal/histogram"
 )
 
 // queueMetrics are those of the controllers' queues, with upstream's names and buckets, by the name of the controller. They outlive the
@@ -29,7 +30,7 @@ func newQueueMetrics() *queueMetrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "workqueue_" + name, Help: help}, []string{"name"})
 	}
 	histogram := func(name, help string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "workqueue_" + name, Help: help, Buckets: prometheus.ExponentialBuckets(10e-9, 10, 10)}, []string{"name"})
+		return of.Vec("workqueue_"+name, help, prometheus.ExponentialBuckets(10e-9, 10, 10), "name")
 	}
 	m := &queueMetrics{
 		depth:      gauge("depth", "Current depth of workqueue."),

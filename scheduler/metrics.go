@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kontiki/kontiki/internal/collectors"
+	"github.com/kontiki/kontiki/internal/histogram"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
 
@@ -38,14 +39,11 @@ func NewMetrics() *Metrics {
 			Help: "Number of pods added to scheduling queues, by event and queue."}, []string{"queue", "event"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "scheduler_schedule_attempts_total",
 			Help: "Number of attempts to schedule pods, by result: 'unschedulable' means that there was no node, 'error' an internal problem."}, []string{"result", "profile"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "scheduler_scheduling_attempt_duration_seconds",
-			Help: "Duration of an attempt to schedule a pod, with its binding.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"result", "profile"}),
-		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "scheduler_pod_scheduling_sli_duration_seconds",
-			Help: "Time from when a pod could first be tried until it was bound, by the number of attempts.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 20)}, []string{"attempts"}),
+		duration: histogram.Vec("scheduler_scheduling_attempt_duration_seconds", "Duration of an attempt to schedule a pod, with its binding.", prometheus.ExponentialBuckets(0.001, 2, 15), "result", "profile"),
+		sli:      histogram.Vec("scheduler_pod_scheduling_sli_duration_seconds", "Time from when a pod could first be tried until it was bound, by the number of attempts.", prometheus.ExponentialBuckets(0.01, 2, 20), "attempts"),
 		preempting: prometheus.NewCounter(prometheus.CounterOpts{Name: "scheduler_preemption_attempts_total",
 			Help: "Number of attempts to make room by preemption."}),
-		victims: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "scheduler_preemption_victims",
-			Help: "Number of victims of a preemption.", Buckets: prometheus.ExponentialBuckets(1, 2, 7)}),
+		victims: histogram.New("scheduler_preemption_victims", "Number of victims of a preemption.", prometheus.ExponentialBuckets(1, 2, 7)),
 	}
 	m.Group = collectors.Group{m.pending, m.incoming, m.attempts, m.duration, m.sli, m.preempting, m.victims}
 	return m

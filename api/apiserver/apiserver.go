@@ -32,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/api/registry"
@@ -79,6 +80,8 @@ type Config struct {
 	ForbidPrivileged bool
 	// Agents has the credentials for the nodes' agents; if it is nil, requests that need an agent fail with 503.
 	Agents agents.Credentials
+	// Metrics counts what the API serves; nil counts nothing.
+	Metrics *measure.API
 	// Usage has what nodes and pods use, for metrics.k8s.io; nil means that nobody reports it.
 	Usage *usage.Directory
 	Ready func(context.Context) error
@@ -160,7 +163,7 @@ func New(c Config) (*API, error) {
 	computers[schema.GroupResource{Resource: "componentstatuses"}] = components(c.Ready)
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
-		Admission: steps,
+		Admission: steps, Metrics: c.Metrics,
 		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: own, Token: func(ctx context.Context, token string, audiences []string) (user.Info, []string, error) {
 			return a.Authenticator.Token(ctx, token, audiences)
 		}}),
@@ -190,7 +193,7 @@ func New(c Config) (*API, error) {
 	reach := agents.New(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
-		Agents: reach, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
+		Agents: reach, Metrics: c.Metrics, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
 		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)

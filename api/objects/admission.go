@@ -246,6 +246,18 @@ func (s *Service) validate(ctx context.Context, a *Attributes) error {
 
 // run runs one phase of the steps that handle the request.
 func (s *Service) run(a *Attributes, phase string, do func(*Step) error) error {
+	began := time.Now()
+	by, err := s.runSteps(a, phase, do)
+	kind := phase
+	if phase == "mutate" {
+		kind = "admit"
+	}
+	s.metrics.Admitted(kind, string(a.Operation), by, time.Since(began))
+	return err
+}
+
+// runSteps runs one phase, and returns the name of the step that refused the request.
+func (s *Service) runSteps(a *Attributes, phase string, do func(*Step) error) (by string, err error) {
 	a.service = s
 	for i := range s.admission {
 		step := &s.admission[i]
@@ -254,15 +266,15 @@ func (s *Service) run(a *Attributes, phase string, do func(*Step) error) error {
 		}
 		if step.Once {
 			if err := a.memo.once(a, step.Name+" "+phase, func() error { return do(step) }); err != nil {
-				return err
+				return step.Name, err
 			}
 			continue
 		}
 		if err := do(step); err != nil {
-			return err
+			return step.Name, err
 		}
 	}
-	return nil
+	return "", nil
 }
 
 // charge returns what the steps add to the command of a write that leaves the object as it is after; nil before or after means that

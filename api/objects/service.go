@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/rbac/validation"
 
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -65,6 +66,8 @@ type Config struct {
 	Authorizer auth.Authorizer
 	// Rules finds the rules that apply to a user, so that nobody grants more than they have.
 	Rules validation.AuthorizationRuleResolver
+	// Metrics counts what admission does; nil counts nothing.
+	Metrics *measure.API
 	// Now and NewUID default to the wall clock and random UUIDs. Both are called before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
@@ -84,6 +87,7 @@ type Service struct {
 	now        func() time.Time
 	newUID     func() types.UID
 	managed    *managed.Fields
+	metrics    *measure.API
 }
 
 // New creates a Service.
@@ -91,7 +95,7 @@ func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
 		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators, computers: c.Computers,
-		authorizer: c.Authorizer, rules: c.Rules, now: c.Now, newUID: c.NewUID,
+		authorizer: c.Authorizer, rules: c.Rules, now: c.Now, newUID: c.NewUID, metrics: c.Metrics,
 	}
 	if s.authorizer == nil || s.rules == nil {
 		return nil, errors.New("objects: there are no Authorizer and Rules")

@@ -18,6 +18,8 @@ import (
 type answer struct {
 	http.ResponseWriter
 	begun  atomic.Bool
+	code   atomic.Int32  // of the response, once it has begun
+	bytes  atomic.Int64  // of its body so far
 	record *audit.Record // nil before there is one
 	// unwatched is the largest write that does not wait for the client.
 	unwatched int
@@ -46,7 +48,9 @@ func (a *answer) open(r *http.Request, stall time.Duration, slow func(), unhurri
 }
 
 func (a *answer) begin(code int) {
-	a.begun.Store(true)
+	if !a.begun.Swap(true) {
+		a.code.Store(int32(code))
+	}
 	a.record.Started(code)
 }
 
@@ -59,6 +63,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 // Write implements http.ResponseWriter. A client that reads nothing for a while is cut off.
 func (a *answer) Write(b []byte) (n int, err error) {
 	a.begin(http.StatusOK)
+	a.bytes.Add(int64(len(b)))
 	if a.control == nil || len(b) <= a.unwatched && a.writes == nil {
 		return a.ResponseWriter.Write(b)
 	}

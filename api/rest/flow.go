@@ -2,6 +2,7 @@ package rest
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
@@ -13,7 +14,9 @@ func (c *call) enter() (err error) {
 	if c.Limits == nil || c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource) {
 		return nil
 	}
+	began := time.Now()
 	seat, class, err := c.Limits.Enter(c.r.Context(), c.flowRequest())
+	c.measured.waited = time.Since(began)
 	c.seat.Store(seat)
 	class.Headers(c.w.Header())
 	return err

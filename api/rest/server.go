@@ -21,6 +21,7 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/flow"
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/openapi"
 	"github.com/kontiki/kontiki/api/registry"
@@ -37,6 +38,8 @@ type Config struct {
 	Agents        *agents.Agents
 	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.
 	CatchUp func(ctx context.Context)
+	// Metrics counts requests; nil counts nothing.
+	Metrics *measure.API
 	// Audit records requests, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control
@@ -106,13 +109,16 @@ type call struct {
 	// record is the request's record in the audit log, nil if there is none.
 	record *audit.Record
 	// seat is what the request holds in its priority level. It has been given back while its client is slow.
-	seat atomic.Pointer[flow.Seat]
+	seat     atomic.Pointer[flow.Seat]
+	measured measuring
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Server: s, r: r, answer: answer{ResponseWriter: w}}
 	c.w = c.answer.writer()
+	c.measured.began = time.Now()
+	defer c.endMeasuring() // after end, which answers a request that panicked
 	defer c.end()
 	c.target, c.isResource = parsePath(r.URL.Path)
 	if c.isResource {
@@ -122,9 +128,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.verb = strings.ToLower(r.Method)
 	}
 	c.asked = c.attributes()
+	c.beginMeasuring()
 	c.answer.open(r, s.stall, c.leave, c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource))
 	defer c.answer.close()
 	sender, err := s.Authenticator.Authenticate(r, r.URL.Path)
+	s.Metrics.Authenticated(err == nil)
 	if err != nil {
 		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		c.unauthenticated()
@@ -188,6 +196,7 @@ func (c *call) end() {
 		}
 		return
 	}
+	c.Metrics.Panicked()
 	c.Log.Error("request panicked", "method", c.r.Method, "path", logline.Cut(c.r.URL.Path), "panic", cause, "stack", string(debug.Stack()))
 	c.record.Panicked(cause)
 	c.fail(apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 )
 
@@ -43,7 +44,7 @@ func (c *call) watch() error {
 		list.Fields = objects.NameSelector(list.Fields, c.target.name)
 		request.Name = ""
 	}
-	stream := &eventStream{call: c, accept: accept}
+	stream := &eventStream{call: c, accept: accept, counted: c.Metrics.Watch(c.kind.Group, c.kind.Version, c.kind.Resource)}
 	// As in upstream, only watches that begin with the present objects are compressed.
 	stream.compress = raw.SendInitialEvents != nil && *raw.SendInitialEvents && acceptsGzip(c.r)
 	if accept.as == asTable {
@@ -97,6 +98,7 @@ type eventStream struct {
 	accept  accepted
 	control *http.ResponseController
 	table   *metav1.TableOptions
+	counted *measure.Watch
 	buf     []byte
 	// compress makes each part that is flushed a gzip member of its own, so that clients can decompress it at once, and a watch that
 	// waits for events has no compressor.
@@ -152,6 +154,7 @@ func (s *eventStream) send(event objects.WatchEvent) error {
 		return err
 	}
 	s.append(string(event.Type), object)
+	s.counted.Sent(len(object))
 	if len(s.buf) >= maxBuffered {
 		return s.flush()
 	}

@@ -17,6 +17,8 @@ type leaders struct {
 	self raft.ServerID
 
 	changed broadcast.Signal
+	// observed is told what raft reports; nil for nobody.
+	observed func(raft.Observation)
 }
 
 func newLeaders(r *raft.Raft, self raft.ServerID) *leaders { return &leaders{raft: r, self: self} }
@@ -53,7 +55,10 @@ func (l *leaders) watch(ctx context.Context) {
 	l.bump()
 	for {
 		select {
-		case <-observations:
+		case o := <-observations:
+			if l.observed != nil {
+				l.observed(o)
+			}
 			l.bump()
 		case <-ctx.Done():
 			return

@@ -35,6 +35,8 @@ type applier struct {
 	// halted is closed when the store stops applying entries, because the program is too old for what is in the log.
 	halted chan struct{}
 	halt   *sync.Once
+	// metrics count batches; nil counts nothing.
+	metrics *metrics
 }
 
 func newApplier(store *fsm.Store, applied, reconfigured func()) applier {
@@ -74,7 +76,9 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 		return answers
 	}
 	failpoint.Hit("cluster.apply.before")
+	began := time.Now()
 	outcomes := a.store.ApplyBatch(commands)
+	a.metrics.batch(len(commands), time.Since(began))
 	failpoint.Hit("cluster.apply.after")
 	for i, entry := range entries {
 		if entry.Type == raft.LogCommand {
@@ -167,7 +171,7 @@ type raftNode struct {
 }
 
 // openNode starts raft with what is on disk, or starts a cluster of one if bootstrap is set and the disk is empty.
-func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w raftfix.Wire, reconfigured func(), log *slog.Logger) (_ *raftNode, err error) {
+func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w raftfix.Wire, reconfigured func(), metrics *metrics, log *slog.Logger) (_ *raftNode, err error) {
 	cache, err := newAgingCache(logCacheEntries, disk)
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
@@ -202,6 +206,7 @@ func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store 
 	}
 	announce := raftfix.NewAnnouncer()
 	machine := newApplier(store, announce.Committed, reconfigured)
+	machine.metrics = metrics
 	node, err := raft.NewRaft(config, machine, logs, disk, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)

@@ -34,6 +34,13 @@ const (
 // disks are full; kv.ErrOutcomeUnknown if it may be committed now or later, or may have been so long ago that its result is no
 // longer remembered.
 func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
+	began := time.Now()
+	result, err := n.propose(ctx, cmd)
+	n.metrics.proposed(result, err, time.Since(began))
+	return result, err
+}
+
+func (n *Replica) propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
 	ctx, cancel := n.Bounded(ctx)
 	defer cancel()
 	var data []byte
@@ -98,6 +105,7 @@ func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			}
 			return kv.Result{}, fmt.Errorf("propose: %w (%w; last attempt: %v)", class, context.Cause(ctx), last)
 		}
+		n.metrics.retries.Inc()
 	}
 }
 

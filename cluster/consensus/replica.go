@@ -42,6 +42,7 @@ type Replica struct {
 	dates       atomic.Bool   // commands have a Since; see encode
 	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 means none
 
+	metrics      *metrics
 	duties       duties
 	transferring sync.Mutex
 
@@ -70,6 +71,7 @@ func New(o Options) *Replica {
 		peers:    mtls.NewLines(o.Connect),
 		inflight: newInflight(),
 		batches:  newBatches(),
+		metrics:  newMetrics(),
 	}
 	if n.log == nil {
 		n.log = slog.Default()
@@ -83,11 +85,12 @@ func New(o Options) *Replica {
 // Start starts raft with what is on the open disk; bootstrap starts a cluster of one if the disk is empty. reconfigured is called
 // after configuration changes, and must not block.
 func (n *Replica) Start(w raftfix.Wire, bootstrap bool, reconfigured func()) error {
-	r, err := openNode(n.disk.store, n.name, n.address, bootstrap, n.timings, n.store, w, reconfigured, n.log)
+	r, err := openNode(n.disk.store, n.name, n.address, bootstrap, n.timings, n.store, w, reconfigured, n.metrics, n.log)
 	if err != nil {
 		return err
 	}
 	n.node, n.leaders = r, newLeaders(r.raft, r.config.LocalID)
+	n.leaders.observed = n.metrics.observed
 	return nil
 }
 

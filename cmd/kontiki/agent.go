@@ -290,18 +290,19 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		w.share = w.newShare(place, identity, log)
 		peers = w.share
 	}
+	calls, rules, questions := containerd.NewMetrics(), proxy.NewMetrics(), dns.NewMetrics()
 	w.runtime, err = containerd.New(ctx, containerd.Config{
 		Peers: peers, Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
-		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand},
+		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand}, Metrics: calls,
 		RegistryConfigDir: o.registries,
 	})
 	if err != nil {
 		return w, fmt.Errorf("containerd: %w", err)
 	}
-	if w.proxy, err = proxy.New(proxy.Options{NodeName: place.name, Reserved: place.reserved(), Log: log}); err != nil {
+	if w.proxy, err = proxy.New(proxy.Options{Metrics: rules, NodeName: place.name, Reserved: place.reserved(), Log: log}); err != nil {
 		return w, err
 	}
-	w.dns = dns.NewLate(dns.Options{Assign: true, Log: log})
+	w.dns = dns.NewLate(dns.Options{Metrics: questions, Assign: true, Log: log})
 	w.network, err = network.New(network.Options{StateDir: filepath.Join(place.dataDir, "network"), Followers: []network.Follower{w.proxy, w.dns}, Reserved: place.reserved(), Log: log})
 	if err != nil {
 		return w, err
@@ -325,12 +326,13 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Volumes:   w.agent.VolumeUsage,
 		Dir:       place.dataDir, Configuration: w.agent.Configuration,
 	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(calls, rules, questions, w.agent.PodMetrics())
 	if w.share != nil {
 		config.Peers = w.share.Handler
-		registry := prometheus.NewRegistry()
 		registry.MustRegister(w.share)
-		config.Metrics = registry
 	}
+	config.Metrics = registry
 	w.server = server.New(config)
 	return w, nil
 }

@@ -66,7 +66,7 @@ func autoscalerSettings(o horizontal.Options, to map[string]string) {
 func (m *master) autoscale(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
 	others := &elsewhere{master: m}
 	return []*controller.Controller{horizontal.New(horizontal.Config{
-		Options: m.options.autoscaler, Client: c, Recorder: recorder, Custom: others.customMetrics, External: others.externalMetrics,
+		Options: m.options.autoscaler, Observe: autoscalerMetrics.observe, Client: c, Recorder: recorder, Custom: others.customMetrics, External: others.externalMetrics,
 		PodMetrics: func(ctx context.Context, _ string, pods []*corev1.Pod) (out []*metricsv1.PodMetrics) {
 			used := m.usage.Now(ctx)
 			for _, pod := range pods {

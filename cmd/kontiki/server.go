@@ -27,8 +27,10 @@ import (
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/keepalive"
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/statemetrics"
 	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
@@ -317,13 +319,16 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err := prometheus.Register(c.Collector()); err != nil {
 		return errors.Join(err, c.Close())
 	}
-	for _, metrics := range []prometheus.Collector{controller.Metrics(), schedulerMetrics} {
+	for _, metrics := range []prometheus.Collector{controller.Metrics(), schedulerMetrics, apiMetrics, autoscalerMetrics} {
 		if err := prometheus.Register(metrics); err != nil {
 			return errors.Join(err, c.Close())
 		}
 	}
 	m, err := newMaster(c, o, r, authentication, log)
 	if err != nil {
+		return errors.Join(err, c.Close())
+	}
+	if err := prometheus.Register(measure.Stored{View: c.View, Catalog: m.api.Catalog}); err != nil {
 		return errors.Join(err, c.Close())
 	}
 	return m.run(ctx)
@@ -344,6 +349,8 @@ type master struct {
 	// sessions are the workers' sessions with this master, census those with all masters.
 	sessions *nodes.Server
 	census   *nodes.Census
+	// reader reads the present state.
+	reader *client.Client
 	// usage is what the workers of all masters use.
 	usage *usage.Directory
 }
@@ -371,14 +378,14 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
-		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage,
+		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Metrics: apiMetrics,
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
 		Checks: []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
 		}}, {Name: "kms-providers", New: func(*objects.Service) func(context.Context) error { return keys.Ready }}},
 		Extra: map[string]http.Handler{
-			"/metrics": promhttp.Handler(), admin.ClusterPath: clusterAPI, admin.ClusterPath + "/": clusterAPI, admin.SnapshotPath: clusterAPI, admin.SnapshotPath + "/": clusterAPI,
+			"/metrics": promhttp.Handler(), "/metrics/state": statemetrics.Handler(func() client.View { return m.reader.View() }), admin.ClusterPath: clusterAPI, admin.ClusterPath + "/": clusterAPI, admin.SnapshotPath: clusterAPI, admin.SnapshotPath + "/": clusterAPI,
 			admin.CertsPath: http.HandlerFunc(m.serveCerts), admin.SecretsPath: http.HandlerFunc(m.serveSecrets),
 			profilePath: pprof, profilePath + "/": pprof,
 		},
@@ -386,6 +393,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	if err != nil {
 		return nil, err
 	}
+	m.reader = client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
 	m.sessions = nodes.New(nodes.Config{
 		Client: client.New(m.api.Objects, "system:kontiki:nodes", "kubelet"), Tokens: m.api.Tokens,
 		Fence: func(ctx context.Context, name string) (*client.Client, error) {

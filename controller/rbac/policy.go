@@ -22,8 +22,8 @@ func Defaults() []client.Object {
 	for _, role := range append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...) {
 		add(role)
 	}
-	add(clusterRole(operatorRole, []string{"*"}, "/kontiki/v1/*", "/metrics", "/debug/pprof", "/debug/pprof/*"))
-	add(clusterRole(viewerRole, []string{"get"}, "/kontiki/v1/cluster", "/kontiki/v1/cluster/members", "/kontiki/v1/certs", "/kontiki/v1/secrets", "/metrics"))
+	add(clusterRole(operatorRole, []string{"*"}, "/kontiki/v1/*", "/metrics", "/metrics/state", "/debug/pprof", "/debug/pprof/*"))
+	add(clusterRole(viewerRole, []string{"get"}, "/kontiki/v1/cluster", "/kontiki/v1/cluster/members", "/kontiki/v1/certs", "/kontiki/v1/secrets", "/metrics", "/metrics/state"))
 	add(metricsReader())
 	for _, binding := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
 		out = append(out, &binding)

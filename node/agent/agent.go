@@ -106,6 +106,7 @@ type Agent struct {
 	plugins   map[string]plugins.Handler
 	machinery machinery
 	static    *static.Pods
+	metrics   *podMetrics
 	stats     *stats.Sampler
 	usage     *stats.Reporter // used by the present session
 	// shutdown ends the pods when the machine shuts down; nil if it does not wait for them.
@@ -148,7 +149,7 @@ func New(c Config) (*Agent, error) {
 		}
 		podDir = c.Kubelet.Pods()
 	}
-	a := &Agent{c: c, out: newReporter(c.NodeName), changed: make(chan struct{}, 1), plugins: map[string]plugins.Handler{}}
+	a := &Agent{c: c, metrics: newPodMetrics(), out: newReporter(c.NodeName), changed: make(chan struct{}, 1), plugins: map[string]plugins.Handler{}}
 	var err error
 	if a.store, a.welcome, err = openStore(filepath.Join(c.StateDir, "assignments"), c.NodeName, c.Decoded); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)

@@ -17,6 +17,7 @@ type sink struct{ *Agent }
 
 // PodStatus implements pods.Sink.
 func (s sink) PodStatus(pod *corev1.Pod, status corev1.PodStatus, terminated bool) {
+	s.metrics.status(pod, &status, terminated)
 	if !s.static.Status(pod, status, terminated) {
 		s.out.PodStatus(pod, status, terminated)
 	}

@@ -43,6 +43,8 @@ type Options struct {
 	Domain string
 	// ResolvConf is the file with the nameservers for all other names, "" means /etc/resolv.conf.
 	ResolvConf string
+	// Metrics count questions; nil counts nothing.
+	Metrics *Metrics
 	// Log may be nil, for the default logger.
 	Log *slog.Logger
 }
@@ -203,7 +205,10 @@ func (s *Server) listen() (net.PacketConn, net.Listener, error) {
 // serve responds to one question.
 func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
+	began := time.Now()
 	m := s.respond(ctx, q, asker{addressOf(w.RemoteAddr()), tcp})
+	own := len(q.Question) == 1 && dns.IsSubDomain(s.domain, strings.ToLower(q.Question[0].Name))
+	s.o.Metrics.served(q, m, own, tcp, time.Since(began))
 	if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
 		s.log.Debug("dns answer", "client", w.RemoteAddr(), "err", err)
 	}

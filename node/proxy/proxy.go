@@ -22,6 +22,8 @@ const tableName = "kontiki"
 
 // Options are the parameters of a Proxy.
 type Options struct {
+	// Metrics count the writing of rules; nil counts nothing.
+	Metrics *Metrics
 	// NodeName decides which endpoints are local.
 	NodeName string
 	// LocalAddresses are service addresses that this node serves itself, besides the cluster DNS address from Configure: they get
@@ -158,6 +160,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 		start := time.Now()
 		again, err := p.sync(ctx)
+		p.o.Metrics.synced(time.Since(start), err)
 		rest := min(2*time.Since(start), time.Second)
 		switch {
 		case ctx.Err() != nil:

@@ -2,20 +2,21 @@ package server
 
 import (
 	"context"
-	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // collector counts running pods and containers.
 type collector struct {
 	s                *Server
 	pods, containers *prometheus.Desc
-	images, resident *prometheus.Desc
+	images           *prometheus.Desc
+	name             *prometheus.Desc
+	running, started *prometheus.Desc
 }
 
 func newCollector(s *Server) *collector {
@@ -23,7 +24,9 @@ func newCollector(s *Server) *collector {
 		prometheus.NewDesc("kontiki_node_pods", "Pods on this node by phase.", []string{"phase"}, nil),
 		prometheus.NewDesc("kontiki_node_containers", "Containers on this node by state.", []string{"state"}, nil),
 		prometheus.NewDesc("kontiki_node_images", "Images on this node.", nil, nil),
-		prometheus.NewDesc("process_resident_memory_bytes", "Resident memory size in bytes.", nil, nil),
+		prometheus.NewDesc("kubelet_node_name", "The node's name. The count is always 1.", []string{"node"}, nil),
+		prometheus.NewDesc("kubelet_running_pods", "Number of pods that have a running container", nil, nil),
+		prometheus.NewDesc("kubelet_running_containers", "Number of containers currently running", []string{"container_state"}, nil),
 	}
 }
 
@@ -39,22 +42,26 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range phases {
 		ch <- prometheus.MustNewConstMetric(c.pods, prometheus.GaugeValue, float64(n), k)
 	}
+	if c.s.c.Node != nil {
+		if n := c.s.c.Node(); n != nil {
+			ch <- prometheus.MustNewConstMetric(c.name, prometheus.GaugeValue, 1, n.Name)
+		}
+	}
 	if list, err := c.s.c.Runtime.ListContainers(ctx, ""); err == nil {
-		states := map[string]int{}
+		states, running := map[string]int{}, map[string]bool{}
 		for _, i := range list {
 			states[i.State.String()]++
+			if i.State == runtime.StateRunning {
+				running[i.PodUID] = true
+			}
 		}
+		ch <- prometheus.MustNewConstMetric(c.running, prometheus.GaugeValue, float64(len(running)))
 		for k, n := range states {
 			ch <- prometheus.MustNewConstMetric(c.containers, prometheus.GaugeValue, float64(n), k)
+			ch <- prometheus.MustNewConstMetric(c.started, prometheus.GaugeValue, float64(n), strings.ToLower(k))
 		}
 	}
 	if list, err := c.s.c.Runtime.ListImages(ctx); err == nil {
 		ch <- prometheus.MustNewConstMetric(c.images, prometheus.GaugeValue, float64(len(list)))
-	}
-	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
-		if f := strings.Fields(string(b)); len(f) > 1 {
-			n, _ := strconv.ParseFloat(f[1], 64)
-			ch <- prometheus.MustNewConstMetric(c.resident, prometheus.GaugeValue, n*float64(unix.Getpagesize()))
-		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -119,7 +120,7 @@ func New(c Config) *Server {
 	mux.HandleFunc("POST /kontiki/images/pull", s.pullImage)
 	mux.HandleFunc("GET /kontiki/images/archive", s.exportImage)
 	own := prometheus.NewRegistry()
-	own.MustRegister(newCollector(s), &volumeCollector{s})
+	own.MustRegister(newCollector(s), &volumeCollector{s}, promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{}), promcollectors.NewGoCollector())
 	gatherers := prometheus.Gatherers{own}
 	if c.Metrics != nil {
 		gatherers = append(gatherers, c.Metrics)

@@ -20,12 +20,15 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // Config has the parameters of a Runtime. All paths are absolute and in the mount namespace of containerd.
 type Config struct {
+	// Metrics count the calls to containerd; nil counts nothing.
+	Metrics *Metrics
 	// Address is containerd's socket, such as "/run/containerd/containerd.sock".
 	Address string
 	// Namespace is the containerd namespace; agents that share one containerd need different ones.
@@ -99,7 +102,11 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, err
 	}
 	store := &documents{}
-	cl, err := client.New(c.Address, client.WithServices(client.WithContentStore(store)), client.WithDefaultNamespace(c.Namespace), client.WithTimeout(10*time.Second))
+	options := []client.Opt{client.WithServices(client.WithContentStore(store)), client.WithDefaultNamespace(c.Namespace), client.WithTimeout(10 * time.Second)}
+	if c.Metrics != nil {
+		options = append(options, client.WithExtraDialOpts([]grpc.DialOption{grpc.WithChainUnaryInterceptor(c.Metrics.intercept)}))
+	}
+	cl, err := client.New(c.Address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Address, err)
 	}
