@@ -46,8 +46,10 @@ func FileName(name string) string { return strings.ReplaceAll(name, "/", "__") +
 type Documents struct {
 	// Index is the answer to /openapi/v3.
 	Index []byte
-	// V3 has the documents of version 3 by name.
+	// V3 has the documents of version 3 of upstream's resources, by name; Document has those of custom ones too.
 	V3 map[string][]byte
+	// custom make the documents of the group versions that have custom resources.
+	custom map[string]func() ([]byte, error)
 	// V2JSON and V2Proto return the document of version 2.
 	V2JSON, V2Proto func() ([]byte, error)
 }
@@ -81,7 +83,17 @@ func Of(table *registry.Table, serves func(path string) bool) (*Documents, error
 		}
 		d.V3[name] = document
 	}
-	if d.Index, err = index(d.V3); err != nil {
+	hashes := map[string]string{}
+	for name, document := range d.V3 {
+		hashes[name] = fmt.Sprintf("%X", sha512.Sum512(document))
+	}
+	custom := customKinds(table)
+	d.custom = map[string]func() ([]byte, error){}
+	for name, kinds := range custom {
+		hashes[name] = identity(hashes[name], kinds)
+		d.custom[name] = sync.OnceValues(func() ([]byte, error) { return extended(d.V3[name], kinds) })
+	}
+	if d.Index, err = index(hashes); err != nil {
 		return nil, err
 	}
 	d.V2JSON = func() ([]byte, error) { return read("v2.json.gz") }
@@ -108,7 +120,20 @@ func Of(table *registry.Table, serves func(path string) bool) (*Documents, error
 			return Pack(document)
 		})
 	}
+	if len(custom) > 0 {
+		d.extendV2(custom)
+	}
 	return d, nil
+}
+
+// Document returns the document of version 3 with a name; ok is false if there is none.
+func (d *Documents) Document(name string) (document []byte, ok bool, err error) {
+	if made, ok := d.custom[name]; ok {
+		document, err = made()
+		return document, true, err
+	}
+	document, ok = d.V3[name]
+	return document, ok, nil
 }
 
 func read(file string) ([]byte, error) { return files.ReadFile(path.Join("documents", file)) }
@@ -122,13 +147,13 @@ func all(paths []string, serves func(string) bool) bool {
 	return true
 }
 
-func index(documents map[string][]byte) ([]byte, error) {
+func index(hashes map[string]string) ([]byte, error) {
 	type entry struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
 	paths := map[string]entry{}
-	for name, data := range documents {
-		paths[name] = entry{fmt.Sprintf("/openapi/v3/%s?hash=%X", name, sha512.Sum512(data))}
+	for name, hash := range hashes {
+		paths[name] = entry{fmt.Sprintf("/openapi/v3/%s?hash=%s", name, hash)}
 	}
 	return json.Marshal(map[string]any{"paths": paths})
 }

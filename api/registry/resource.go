@@ -132,6 +132,8 @@ type Scale struct {
 type Life struct {
 	// Generation distinguishes what is derived from this row and shared from what is derived from earlier rows of the resource.
 	Generation uint32
+	// Identity is the same for all rows, on all masters, that come from the same state of the same definition.
+	Identity string
 	// Over ends when the row is no longer in the present table.
 	Over context.Context
 	// Guard returns an operation that a command must contain which creates an object, so that none is created when what the row comes

@@ -58,7 +58,11 @@ func (c *call) serveOpenAPI() {
 		c.w.Write(documents.Index)
 		return
 	}
-	document, ok := documents.V3[name]
+	document, ok, err := documents.Document(name)
+	if err != nil {
+		c.fail(apierrors.NewInternalError(err))
+		return
+	}
 	if !ok {
 		c.fail(noSuchPath(c.r))
 		return

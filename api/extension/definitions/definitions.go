@@ -190,7 +190,7 @@ func (d *Definitions) serve(kind *registry.Kind, v *kv.Version, before *served) 
 		return nil, err
 	}
 	d.generation++
-	life := &registry.Life{Generation: d.generation, Guard: d.guard(kind, crd)}
+	life := &registry.Life{Generation: d.generation, Identity: identity(crd), Guard: d.guard(kind, crd)}
 	life.Over, now.over = context.WithCancel(context.Background())
 	rows, err := custom.Rows(crd, life, convert)
 	if err != nil {
@@ -198,6 +198,11 @@ func (d *Definitions) serve(kind *registry.Kind, v *kv.Version, before *served) 
 	}
 	now.kinds = registry.NewKinds(rows...)
 	return now, nil
+}
+
+// identity identifies the state of a definition as far as it is served.
+func identity(crd *apiextensionsv1.CustomResourceDefinition) string {
+	return fmt.Sprintf("%s/%d/%v", crd.UID, crd.Generation, crd.Status.AcceptedNames)
 }
 
 // sameService says whether two states of a definition are served alike.
