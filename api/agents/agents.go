@@ -47,7 +47,14 @@ const idleTime = 90 * time.Second
 
 // New creates an Agents; without credentials everything that needs an agent fails with 503.
 func New(service *objects.Service, credentials Credentials) *Agents {
-	return &Agents{objects: service, credentials: credentials}
+	a := &Agents{}
+	a.Open(service, credentials)
+	return a
+}
+
+// Open makes an empty Agents what New returns, for what the service itself needs of it. Nothing may use it before.
+func (a *Agents) Open(service *objects.Service, credentials Credentials) {
+	a.objects, a.credentials = service, credentials
 }
 
 // TLS returns a configuration that accepts only the agent of one node: otherwise any node's certificate would be accepted for the

@@ -82,6 +82,8 @@ type Config struct {
 	Agents agents.Credentials
 	// Metrics counts what the API serves; nil counts nothing.
 	Metrics *measure.API
+	// LocalWebhooks permits webhooks at addresses of this host. It is for tests.
+	LocalWebhooks bool
 	// Usage has what nodes and pods use, for metrics.k8s.io; nil means that nobody reports it.
 	Usage *usage.Directory
 	Ready func(context.Context) error
@@ -132,7 +134,8 @@ func New(c Config) (*API, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	a.definitions = definitions.New(definitions.Config{Store: c.Store, Catalog: a.Catalog, Decode: decode, Convert: converter, Log: c.Log})
+	reach := &agents.Agents{}
+	a.definitions = definitions.New(definitions.Config{Store: c.Store, Catalog: a.Catalog, Decode: decode, Convert: converters(reach, c.LocalWebhooks), Log: c.Log})
 	store := &settling{c.Store, a.definitions}
 	c.Store = store
 	rules := authz.NewRules(c.Store, a.Catalog.Table())
@@ -190,7 +193,7 @@ func New(c Config) (*API, error) {
 		checks = append(checks, rest.Check{Name: check.Name, Run: check.New(a.Objects)})
 	}
 	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens, Bootstrap: c.BootstrapTokens, Others: c.Tokens, Anonymous: c.Anonymous}
-	reach := agents.New(a.Objects, c.Agents)
+	reach.Open(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
 		Agents: reach, Metrics: c.Metrics, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,

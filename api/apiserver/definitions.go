@@ -8,7 +8,9 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
+	"github.com/kontiki/kontiki/api/extension/conversion"
 	"github.com/kontiki/kontiki/api/extension/definitions"
+	"github.com/kontiki/kontiki/api/extension/webhook"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry/custom"
 	"github.com/kontiki/kontiki/internal/contain"
@@ -50,12 +52,18 @@ func (s *settling) catchUp(ctx context.Context) {
 	s.definitions.Sync(view)
 }
 
-// converter returns how the objects of a definition are converted.
-func converter(crd *apiextensionsv1.CustomResourceDefinition) (custom.Converter, error) {
-	if c := crd.Spec.Conversion; c != nil && c.Strategy != apiextensionsv1.NoneConverter {
-		return nil, fmt.Errorf("the conversion strategy %s of %s is not supported", c.Strategy, crd.Name)
+// converters returns a function that returns how the objects of a definition are converted.
+func converters(pods webhook.Pods, local bool) func(*apiextensionsv1.CustomResourceDefinition) (custom.Converter, error) {
+	return func(crd *apiextensionsv1.CustomResourceDefinition) (custom.Converter, error) {
+		switch c := crd.Spec.Conversion; {
+		case c == nil || c.Strategy == apiextensionsv1.NoneConverter:
+			return custom.None{}, nil
+		case c.Strategy == apiextensionsv1.WebhookConverter:
+			return conversion.Of(crd, pods, local)
+		default:
+			return nil, fmt.Errorf("the conversion strategy %s of %s is not supported", c.Strategy, crd.Name)
+		}
 	}
-	return custom.None{}, nil
 }
 
 // Run keeps the table of kinds as the definitions of custom resources are, until the context ends. It returns the context's error.

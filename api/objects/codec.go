@@ -104,6 +104,33 @@ func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, e
 	return built.(registry.Object), nil
 }
 
+// Preload decodes those of the versions that have to be converted for that, together: each conversion may call a webhook. If that fails,
+// each is decoded, and fails, where it is needed.
+func (s *Service) Preload(kind *registry.Kind, items []*kv.Version) {
+	batch, ok := kind.Codec.(registry.Batch)
+	if !ok {
+		return
+	}
+	var apart []*kv.Version
+	var values [][]byte
+	for _, v := range items {
+		if !v.Has(slot(kind, formObject)) && batch.Apart(v.Value, kind.GVK()) {
+			apart, values = append(apart, v), append(values, v.Value)
+		}
+	}
+	if len(apart) < 2 {
+		return
+	}
+	objects, err := batch.LoadAll(values, kind.GVK())
+	if err != nil {
+		return
+	}
+	for i, v := range apart {
+		objects[i].SetResourceVersion(FormatRevision(v.ModRevision))
+		_, _ = v.Form(slot(kind, formObject), func(v *kv.Version) (any, int, error) { return objects[i], 4 * len(v.Value), nil })
+	}
+}
+
 // decodeFresh returns a new object that the caller owns.
 func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
 	value, err := s.open(kind, v)

@@ -91,6 +91,7 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	s.Preload(r.Kind, result.Items)
 	if next != "" {
 		from.Revision, from.Start = int64(view.Revision()), next
 		result.Continue = from.token()

@@ -45,6 +45,14 @@ type Codec interface {
 	Protobuf() bool
 }
 
+// Batch is implemented by codecs for which loading many objects at a time costs less than one at a time.
+type Batch interface {
+	// Apart says whether bytes that Store returned are of another version, so that loading them as a version costs a conversion.
+	Apart(value []byte, gvk schema.GroupVersionKind) bool
+	// LoadAll is Load for many objects.
+	LoadAll(values [][]byte, gvk schema.GroupVersionKind) ([]Object, error)
+}
+
 // goTypes is implemented by codecs whose objects have a Go type of their own.
 type goTypes interface {
 	goType(schema.GroupVersionKind) reflect.Type

@@ -88,6 +88,20 @@ func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
 	return form, nil
 }
 
+// Has says whether the form in a slot is kept now.
+func (v *Version) Has(slot FormSlot) bool {
+	set := v.forms.Load()
+	if set == nil {
+		return false
+	}
+	for _, s := range *set {
+		if s.slot == slot {
+			return s.entry.Load() != nil
+		}
+	}
+	return false
+}
+
 // slot returns a slot of the version, and adds it on first use. It returns nil if there are slots of a later generation.
 func (v *Version) slot(wanted FormSlot) *formSlot {
 	var added *formSlot

@@ -9,10 +9,8 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/util/cert"
 
 	"github.com/kontiki/kontiki/api/registry"
@@ -36,10 +34,6 @@ func (n *Names) Allocate(view kv.View, obj, old registry.Object, _ bool) ([]kv.O
 		return n.free(view, old.(*apiextensionsv1.CustomResourceDefinition))
 	}
 	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
-	if c := crd.Spec.Conversion; c != nil && c.Strategy == apiextensionsv1.WebhookConverter {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: Resource.Group, Kind: "CustomResourceDefinition"}, crd.Name, field.ErrorList{
-			field.Forbidden(field.NewPath("spec", "conversion", "strategy"), "conversion by webhook is not built yet; use None")})
-	}
 	others, err := n.others(view, crd)
 	if err != nil {
 		return nil, err

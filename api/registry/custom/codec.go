@@ -1,6 +1,7 @@
 package custom
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -117,6 +118,47 @@ func (c *codec) Store(obj registry.Object, gvk schema.GroupVersionKind) ([]byte,
 
 // Load implements registry.Codec.
 func (c *codec) Load(value []byte, gvk schema.GroupVersionKind) (registry.Object, error) {
+	u, err := c.stored(value)
+	if err != nil {
+		return nil, err
+	}
+	return c.to(u, gvk.GroupVersion().String())
+}
+
+// Apart implements registry.Batch.
+func (c *codec) Apart(value []byte, gvk schema.GroupVersionKind) bool {
+	if _, none := c.convert.(None); none {
+		return false
+	}
+	// A text inside of the object may look so too: then it is converted alone.
+	return !bytes.Contains(value, fmt.Appendf(nil, `"apiVersion":%q,`, gvk.GroupVersion()))
+}
+
+// LoadAll implements registry.Batch.
+func (c *codec) LoadAll(values [][]byte, gvk schema.GroupVersionKind) ([]registry.Object, error) {
+	objects := make([]*unstructured.Unstructured, len(values))
+	for i, value := range values {
+		var err error
+		if objects[i], err = c.stored(value); err != nil {
+			return nil, err
+		}
+	}
+	converted, err := c.convert.Convert(objects, gvk.GroupVersion().String())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]registry.Object, len(converted))
+	for i, u := range converted {
+		if err := c.pruneValues(u); err != nil {
+			return nil, err
+		}
+		out[i] = u
+	}
+	return out, nil
+}
+
+// stored returns the object of stored bytes, in the version in which they were stored.
+func (c *codec) stored(value []byte) (*unstructured.Unstructured, error) {
 	u := &unstructured.Unstructured{}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(value, &u.Object); err != nil {
 		return nil, err
@@ -130,7 +172,7 @@ func (c *codec) Load(value []byte, gvk schema.GroupVersionKind) (registry.Object
 		return nil, err
 	}
 	defaulting.Default(u.Object, schemas.structural)
-	return c.to(u, gvk.GroupVersion().String())
+	return u, nil
 }
 
 // Meta implements registry.Codec.
