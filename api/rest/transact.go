@@ -321,6 +321,10 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 	}
 	kind, ok := t.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
 	if !ok {
+		t.catchUp()
+		kind, ok = t.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
+	}
+	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: no matches for kind %q in version %q", ref.Kind, ref.APIVersion))
 	}
 	if !kind.Namespaced {

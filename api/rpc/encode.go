@@ -34,8 +34,13 @@ func (o *operation) encoder(encoding kontikiv1.Encoding) (*encoder, error) {
 	if err := checkEncoding(encoding); err != nil {
 		return nil, err
 	}
-	if encoding == kontikiv1.Encoding_ENCODING_UNSPECIFIED {
+	switch protobuf := o.request.Kind.Codec.Protobuf(); {
+	case encoding == kontikiv1.Encoding_ENCODING_UNSPECIFIED && protobuf:
 		encoding = kontikiv1.Encoding_ENCODING_PROTOBUF
+	case encoding == kontikiv1.Encoding_ENCODING_UNSPECIFIED:
+		encoding = kontikiv1.Encoding_ENCODING_JSON
+	case encoding == kontikiv1.Encoding_ENCODING_PROTOBUF && !protobuf:
+		return nil, Wrong("encoding", "a %s has no protobuf form, use ENCODING_JSON", o.request.Kind.Kind)
 	}
 	return &encoder{o.Objects, o.request.Kind, kindOf(o.request.Kind), encoding}, nil
 }

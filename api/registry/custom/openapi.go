@@ -23,9 +23,6 @@ func (v *versionOf) openAPI(v2 bool) (*spec.Schema, error) {
 	schema := c.structural
 	if schema != nil {
 		schema = schema.Unfold()
-		if v2 {
-			schema = schema.StripValueValidations().StripNullable()
-		}
 	}
 	out := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
 	// Clients take the fields of a schema for all that there are: if there may be others, version 2 shows none.
@@ -37,6 +34,9 @@ func (v *versionOf) openAPI(v2 bool) (*spec.Schema, error) {
 		out.SetProperty("metadata", *spec.RefSchema(openapi.Ref(openapi.ObjectMeta, v2)).WithDescription(metadataText))
 		setType(out)
 		embed(out, v2)
+		if v2 {
+			dropDefaults(out)
+		}
 	}
 	out.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind}})
 	if fields := v.selectableExtension(); fields != nil {
@@ -93,6 +93,24 @@ func embed(s *spec.Schema, v2 bool) {
 		if !slices.Contains(s.Required, name) {
 			s.Required = append(s.Required, name)
 		}
+	}
+}
+
+// dropDefaults removes defaults: documents of version 2 have none.
+func dropDefaults(s *spec.Schema) {
+	if s == nil {
+		return
+	}
+	s.Default = nil
+	for name, property := range s.Properties {
+		dropDefaults(&property)
+		s.Properties[name] = property
+	}
+	if s.Items != nil {
+		dropDefaults(s.Items.Schema)
+	}
+	if s.AdditionalProperties != nil {
+		dropDefaults(s.AdditionalProperties.Schema)
 	}
 }
 
