@@ -45,6 +45,17 @@ func documented(c *cobra.Command) *cobra.Command {
 	return c
 }
 
+// head is the beginning of docs/commands.md.
+const head = `# Commands
+
+Made from the program by ` + "`make generate`. `kontiki COMMAND --help`" + ` prints the same, and there is a manual page for each.
+
+Exit codes: 0 if it worked; 1 with a message on standard error if not; 2 if a command that shows a state has worked and the state needs attention
+(` + "`kontiki status`, `kontiki cluster status`, `kontiki secrets status`). `kontiki kubectl`" + ` exits as kubectl does. Completion for shells, also of the
+names of pods and masters: ` + "`kontiki completion bash --help`" + `.
+
+`
+
 // reference writes one page of Markdown about a command and all below it.
 func reference(c *cobra.Command, w io.Writer) error {
 	if c.HasParent() {
@@ -58,7 +69,7 @@ func reference(c *cobra.Command, w io.Writer) error {
 		if _, err := fmt.Fprint(w, strings.TrimRight(text, "\n"), "\n\n"); err != nil {
 			return err
 		}
-	} else if _, err := fmt.Fprint(w, "# Commands\n\nMade from the program by `make generate`. `kontiki COMMAND --help` prints the same.\n\n"); err != nil {
+	} else if _, err := fmt.Fprint(w, head); err != nil {
 		return err
 	}
 	for _, sub := range c.Commands() {

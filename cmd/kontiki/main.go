@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	_ "time/tzdata" // for the time zones of CronJobs, whatever the machine has
 
@@ -19,6 +20,9 @@ import (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "kubectl" {
 		os.Exit(admin.Kubectl(os.Args[1:])) // which handles signals itself
+	}
+	if len(os.Args) > 2 && strings.HasPrefix(os.Args[1], "__complete") && os.Args[2] == "kubectl" {
+		os.Exit(admin.Kubectl(append([]string{"kubectl", os.Args[1]}, os.Args[3:]...))) // a shell completes a command of kubectl
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -42,6 +46,7 @@ func root() *cobra.Command {
 	}
 	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand(), generateCommand())
 	c.AddCommand(admin.Commands()...)
+	addExamples(c)
 	return c
 }
 

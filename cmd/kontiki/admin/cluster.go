@@ -25,13 +25,16 @@ func clusterCommand() *cobra.Command {
 	var f flags
 	cmd := &cobra.Command{Use: "cluster", Short: "Administer the cluster's masters"}
 	f.add(cmd)
-	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *client, args []string) error) {
-		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: f.run(limit, run)})
+	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *client, args []string) error) *cobra.Command {
+		one := &cobra.Command{Use: use, Short: short, Args: args, RunE: f.run(limit, run)}
+		cmd.AddCommand(one)
+		return one
 	}
+	masters := completion(func(ctx context.Context) ([]string, error) { return masterNames(ctx, f.kubeconfig) })
 	sub("status", "Show the masters, their roles and health; exits with 2 when the cluster is degraded", cobra.NoArgs, clusterStatus)
 	sub("members", "List all hosts, masters and workers, as gossip sees them", cobra.NoArgs, clusterMembers)
-	sub("transfer [MASTER]", "Hand leadership over to a master, or to any", cobra.MaximumNArgs(1), transferLeadership)
-	sub("remove MASTER", "Remove a master for good, dead or alive; it can join again with an empty data directory and a token", cobra.ExactArgs(1), removeMaster)
+	sub("transfer [MASTER]", "Hand leadership over to a master, or to any", cobra.MaximumNArgs(1), transferLeadership).ValidArgsFunction = masters
+	sub("remove MASTER", "Remove a master for good, dead or alive; it can join again with an empty data directory and a token", cobra.ExactArgs(1), removeMaster).ValidArgsFunction = masters
 	cmd.AddCommand(recoverCommand(), certsCommand(&f))
 	return cmd
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,7 @@ func whyCommand() *cobra.Command {
 			return why.Run(cmd.Context(), why.Options{Client: set, Namespace: namespace, Name: args[0], Out: cmd.OutOrStdout(), Now: time.Now})
 		},
 	}
+	cmd.ValidArgsFunction = completion(func(ctx context.Context) ([]string, error) { return podNames(ctx, kubeconfig, namespace) })
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "the pod's namespace (default: the kubeconfig's)")
 	return cmd

@@ -69,6 +69,26 @@ spec:
 	}
 }
 
+// TestShellsComplete: with the names of pods and masters that exist, and with what kubectl offers.
+func TestShellsComplete(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, "apiVersion: v1\nkind: Pod\nmetadata: {name: completed-pod}\nspec: {schedulingGates: [{name: example.com/never}], containers: [{name: c, image: i}]}\n"))
+	for line, want := range map[string]string{
+		"why -n " + ns + " comp":                 "completed-pod\n",
+		"cluster transfer ma":                    "master-2\n",
+		"snap":                                   "snapshot\t",
+		"kubectl get pods -n " + ns + " compl":   "completed-pod\n",
+		"kubectl get persistentvolumecl":         "persistentvolumeclaims",
+		"kubectl -n " + ns + " describe pod com": "completed-pod\n",
+	} {
+		out, err := kontiki(append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("%q is completed with %q, %v", line, out, err)
+		}
+	}
+}
+
 func untar(t *testing.T, path string) map[string][]byte {
 	t.Helper()
 	file, err := os.Open(path)
