@@ -9,7 +9,6 @@ package measure
 import (
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,7 +39,6 @@ type API struct {
 	rejections           *prometheus.CounterVec
 	panics               prometheus.Counter
 	attempts             [2]prometheus.Counter
-	inflight             [2]atomic.Int64
 	series               sync.Map // Request -> *series
 	watches              sync.Map // watched -> *Watch
 	steps                sync.Map // step -> prometheus.Observer
@@ -83,7 +81,7 @@ func New() *API {
 	}
 	tried := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authentication_attempts", Help: "Counter of authenticated attempts."}, []string{"result"})
 	m.attempts = [2]prometheus.Counter{tried.WithLabelValues("failure"), tried.WithLabelValues("success")}
-	m.Group = collectors.Group{m.total, m.duration, m.sli, m.sizes, m.longRunning, m.watchEvents, m.watchSizes, m.admission, m.rejections, m.panics, tried, inflight{m}}
+	m.Group = collectors.Group{m.total, m.duration, m.sli, m.sizes, m.longRunning, m.watchEvents, m.watchSizes, m.admission, m.rejections, m.panics, tried}
 	return m
 }
 
@@ -116,20 +114,12 @@ func (s *series) code(code int) {
 	known.(prometheus.Counter).Inc()
 }
 
-// Begin counts a request that is not long-running as being under way; mutating ones apart from others.
-func (m *API) Begin(mutating bool) {
-	if m != nil {
-		m.inflight[index(mutating)].Add(1)
-	}
-}
-
-// End counts a request that has ended, for which Begin was called, with its duration and the bytes of its response; waited is how much of the
-// duration it waited for its turn.
+// End counts a request that has ended, with its duration and the bytes of its response; waited is how much of the duration it waited for its
+// turn. How many are under way is told by package flow.
 func (m *API) End(r Request, mutating bool, code int, took, waited time.Duration, bytes int64) {
 	if m == nil {
 		return
 	}
-	m.inflight[index(mutating)].Add(-1)
 	s := m.of(r)
 	s.code(code)
 	s.duration.Observe(took.Seconds())
@@ -220,18 +210,5 @@ func (m *API) Admitted(kind, operation, by string, took time.Duration) {
 	known.(prometheus.Observer).Observe(took.Seconds())
 	if by != "" {
 		m.rejections.WithLabelValues(by, operation, kind).Inc()
-	}
-}
-
-// inflight collects how many requests are under way.
-type inflight struct{ m *API }
-
-var inflightDesc = prometheus.NewDesc("apiserver_current_inflight_requests", "Number of currently used inflight request limit of this apiserver per request kind, at present.", []string{"request_kind"}, nil)
-
-func (inflight) Describe(to chan<- *prometheus.Desc) { to <- inflightDesc }
-
-func (c inflight) Collect(to chan<- prometheus.Metric) {
-	for i, kind := range []string{"readOnly", "mutating"} {
-		to <- prometheus.MustNewConstMetric(inflightDesc, prometheus.GaugeValue, float64(c.m.inflight[i].Load()), kind)
 	}
 }

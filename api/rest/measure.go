@@ -20,7 +20,7 @@ type measuring struct {
 	open bool
 }
 
-// beginMeasuring counts the request as being under way.
+// beginMeasuring notes what the request is, and counts a long-running one as being under way.
 func (c *call) beginMeasuring() {
 	if c.Metrics == nil {
 		return
@@ -30,9 +30,7 @@ func (c *call) beginMeasuring() {
 	c.measured.mutating = objects.Mutating(c.verb) && c.isResource
 	if objects.LongRunning(c.verb, c.target.subresource) {
 		c.measured.long = c.Metrics.Long(c.measured.request)
-		return
 	}
-	c.Metrics.Begin(c.measured.mutating)
 }
 
 // endMeasuring counts the request, which has ended.
