@@ -55,17 +55,23 @@ func (n *Names) Allocate(view kv.View, obj, old registry.Object, _ bool) ([]kv.O
 	return []kv.Op{lock}, nil
 }
 
-// free removes the key of a group with its last definition.
+// free changes the key of a group with each definition that goes, and removes it with the last: of two that go at once, one sees the other go.
 func (n *Names) free(view kv.View, crd *apiextensionsv1.CustomResourceDefinition) ([]kv.Op, error) {
-	others, err := n.others(view, crd)
-	if err != nil || len(others) > 0 {
-		return nil, err
-	}
 	v, ok := view.Get(lockPrefix + crd.Spec.Group)
 	if !ok {
 		return nil, nil
 	}
-	return []kv.Op{{Key: v.Key, Delete: true, Cond: kv.AtRevision, Revision: v.ModRevision}}, nil
+	others, err := n.others(view, crd)
+	if err != nil {
+		return nil, err
+	}
+	op := kv.Op{Key: v.Key, Cond: kv.AtRevision, Revision: v.ModRevision}
+	if len(others) > 0 {
+		op.Value = []byte(crd.Name)
+	} else {
+		op.Delete = true
+	}
+	return []kv.Op{op}, nil
 }
 
 // others returns the other definitions of a definition's group.
