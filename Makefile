@@ -27,7 +27,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e browser page page-tests soak peers sanity upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
+.PHONY: build run stop test unit clocks e2e browser page page-tests soak peers sanity upstream compare suite conformance observe lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -123,6 +123,9 @@ browser: deps build images ## test the dashboard in Chromium against a cluster (
 SOAK := 10m
 soak: deps build images ## create and delete pods for SOAK while agents and containerd are killed, and see that nothing is left (SOAK_SEED=N repeats one)
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) $(GO) test -count=1 -v -timeout 60m ./test/soak
+
+observe: deps build images ## check the scrape configuration, rules and dashboards of deploy with Prometheus' own packages, against a cluster
+	cd test/observe && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
 
 # The programs that Kontiki is tested with and compared with. They are built from modules of their own, and take minutes the first time.
 UPSTREAM := kube-apiserver kube-controller-manager kube-scheduler
