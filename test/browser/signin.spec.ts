@@ -97,6 +97,20 @@ rules:
   await page.goto(`/ui/object/configmaps/${ns}/seen`);
   await expect(page.getByRole('button', { name: 'Delete' })).toBeVisible();
 
+  // Who may read an object by its name, but not list, sees it.
+  applyText(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, namespace: ${ns}}
+rules:
+- {apiGroups: [""], resources: [configmaps], resourceNames: [seen], verbs: [get]}
+`);
+  await page.reload();
+  await expect(page.getByText('green')).toBeVisible();
+  await expect(page.getByRole('button', { name: 'Delete' })).toHaveCount(0);
+  await page.goto('/ui/list/configmaps');
+  await expect(page.getByRole('alert')).toContainText('You may not list configmaps');
+
   // A credential that is revoked ends the session.
   kubectl('delete', 'serviceaccount', 'reader', '-n', ns);
   await page.reload();

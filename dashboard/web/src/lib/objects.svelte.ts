@@ -29,6 +29,8 @@ export class ObjectsStore<T extends Obj = Obj> {
     readonly selectors: { field?: string | undefined; label?: string | undefined } = {},
     readonly hidden = false,
     readonly limit = 2000,
+    /** The only object of interest, which is read by itself if the user may not list. */
+    readonly single = '',
   ) {
     void this.run();
   }
@@ -63,11 +65,30 @@ export class ObjectsStore<T extends Obj = Obj> {
         if (e instanceof ApiError && e.status === 410) continue;
         this.status = e instanceof ApiError ? e.status : 0;
         this.problem = message(e);
+        if (this.status === 403 && this.single && (await this.readSingle(signal))) {
+          await pause(5000, signal).catch(() => {});
+          continue;
+        }
         if (!this.byUID.size) this.state = 'failed';
         await pause(this.status === 403 ? 15_000 : wait, signal).catch(() => {});
         wait = Math.min(wait * 2, 5000);
       }
     }
+  }
+
+  /** Reads the only object of interest, and says whether that was allowed. */
+  private async readSingle(signal: AbortSignal): Promise<boolean> {
+    try {
+      const answer = await request(pathOf(this.kind, this.namespace, this.single), { accept: this.hidden ? metadataOnly.get : 'application/json', signal });
+      const object = (await answer.json()) as T;
+      this.byUID = new Map([[object.metadata.uid ?? '', object]]);
+    } catch (e) {
+      if (!(e instanceof ApiError && e.status === 404)) return false;
+      this.byUID.clear();
+    }
+    [this.state, this.problem] = ['ready', ''];
+    this.publish();
+    return true;
   }
 
   private async watch(version: string, signal: AbortSignal): Promise<string> {
@@ -112,7 +133,7 @@ export class ObjectsStore<T extends Obj = Obj> {
 export class ObjectStore<T extends Obj = Obj> {
   private store: ObjectsStore<T>;
   constructor(kind: Kind, namespace: string, name: string, hidden = false) {
-    this.store = new ObjectsStore<T>(kind, namespace, { field: `metadata.name=${name}` }, hidden, 2);
+    this.store = new ObjectsStore<T>(kind, namespace, { field: `metadata.name=${name}` }, hidden, 2, name);
   }
   get value(): T | undefined {
     return this.store.items[0];

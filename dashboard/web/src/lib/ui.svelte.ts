@@ -10,6 +10,8 @@ export interface Toast {
 class UI {
   toasts = $state<Toast[]>([]);
   palette = $state(false);
+  /** What was typed for the palette before it was there. */
+  ahead = '';
   help = $state(false);
   nav = $state(false);
   private last = 0;
