@@ -13,7 +13,6 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -183,7 +182,7 @@ func checkNames(t *testing.T, q query, expr parser.Expr, found map[string]map[st
 				return nil
 			}
 			for _, m := range n.LabelMatchers {
-				if m.Name != labels.MetricName && !has(known, m.Name) {
+				if m.Name != model.MetricNameLabel && !has(known, m.Name) {
 					t.Errorf("%s: %s has no label %s", q.where, n.Name, m.Name)
 				}
 			}
