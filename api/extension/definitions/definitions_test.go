@@ -147,11 +147,10 @@ func TestDefinedAtOnce(t *testing.T) {
 	if err != nil || patched.GetGeneration() != 2 {
 		t.Errorf("merge patch: %v %v", patched, err)
 	}
-	applied, err := res.Apply(ctx, "a", object(t, `{apiVersion: example.com/v1, kind: Widget, metadata: {name: a}, spec: {parts: [{name: x, weight: 1}]}}`), metav1.ApplyOptions{FieldManager: "one"})
-	if err != nil {
+	if _, err := res.Apply(ctx, "a", object(t, `{apiVersion: example.com/v1, kind: Widget, metadata: {name: a}, spec: {parts: [{name: x, weight: 1}]}}`), metav1.ApplyOptions{FieldManager: "one"}); err != nil {
 		t.Fatal(err)
 	}
-	applied, err = res.Apply(ctx, "a", object(t, `{apiVersion: example.com/v1, kind: Widget, metadata: {name: a}, spec: {parts: [{name: z, weight: 1}]}}`), metav1.ApplyOptions{FieldManager: "two"})
+	applied, err := res.Apply(ctx, "a", object(t, `{apiVersion: example.com/v1, kind: Widget, metadata: {name: a}, spec: {parts: [{name: z, weight: 1}]}}`), metav1.ApplyOptions{FieldManager: "two"})
 	if err != nil {
 		t.Fatal(err)
 	}

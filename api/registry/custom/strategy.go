@@ -13,8 +13,8 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -99,7 +99,7 @@ func (v *versionOf) validate(ctx context.Context, obj runtime.Object) field.Erro
 	if errs = r.applyRules(ctx, errs, u, nil); len(errs) > 0 {
 		return errs
 	}
-	return apivalidation.ValidateObjectMetaAccessor(u, v.of.namespaced(), path.ValidatePathSegmentName, field.NewPath("metadata"))
+	return apivalidation.ValidateObjectMetaAccessor(u, v.of.namespaced(), pathSegment, field.NewPath("metadata"))
 }
 
 // applyRules adds the problems that the rules in CEL find, unless the object is so wrong that they cannot be applied.
@@ -187,8 +187,16 @@ func (v *versionOf) validateType(u *unstructured.Unstructured) (errs field.Error
 // validateChangedMeta does what upstream does with the metadata of every update.
 func (v *versionOf) validateChangedMeta(now, then *unstructured.Unstructured) field.ErrorList {
 	at := field.NewPath("metadata")
-	errs := apivalidation.ValidateObjectMetaAccessor(now, v.of.namespaced(), path.ValidatePathSegmentName, at)
+	errs := apivalidation.ValidateObjectMetaAccessor(now, v.of.namespaced(), pathSegment, at)
 	return append(errs, apivalidation.ValidateObjectMetaAccessorUpdate(now, then, at)...)
+}
+
+// pathSegment returns the minimal requirements for every name.
+func pathSegment(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }
 
 // validateMeta validates metadata as that of custom resources.
