@@ -82,7 +82,7 @@ again = $(GO) run $(GOTESTSUM) --format standard-quiet --hide-summary skipped --
 
 unit: deps
 	@mkdir -p bin
-	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak|packaging)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
+	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak|packaging|browser)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 

@@ -77,9 +77,9 @@ func TestATransactionIsWholeWhereverTheLeaderDies(t *testing.T) {
 		// What becomes of the transaction where only the leader was told of it.
 		may []string
 	}{
-		{"storage.commit.before", []string{"nothing"}},       // nobody has it
-		{"storage.commit.after", []string{"nothing", "all"}}, // the others may have been sent it
-		{"cluster.apply.before", []string{"all"}},            // it is committed
+		{"storage.commit.before", []string{"nothing", "all"}}, // the others may have been sent it: entries go out while the leader's disk works
+		{"storage.commit.after", []string{"nothing", "all"}},
+		{"cluster.apply.before", []string{"all"}}, // it is committed
 		{"cluster.apply.after", []string{"all"}},
 	} {
 		for _, by := range []string{"the leader", "a follower"} {
