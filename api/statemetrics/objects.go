@@ -1,6 +1,8 @@
 package statemetrics
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -49,7 +51,7 @@ type node = *corev1.Node
 
 func nodeResources(list func(node) corev1.ResourceList) func(*writer, node) {
 	return func(w *writer, n node) {
-		for name := range list(n) {
+		for _, name := range slices.Sorted(maps.Keys(list(n))) {
 			resource, unit, value := unit(name, list(n))
 			w.metric(value, "resource", resource, "unit", unit)
 		}
@@ -69,7 +71,7 @@ var nodeFamilies = of(func(n node) []string { return []string{"node", n.Name} },
 	}},
 	number("kube_node_created", "Unix creation timestamp", func(n node) float64 { return seconds(n.CreationTimestamp) }),
 	family[node]{"kube_node_role", gauge, "The role of a cluster node.", func(w *writer, n node) {
-		for label := range n.Labels {
+		for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
 			if role, ok := strings.CutPrefix(label, "node-role.kubernetes.io/"); ok {
 				w.metric(1, "role", role)
 			}
@@ -293,11 +295,14 @@ type quota = *corev1.ResourceQuota
 
 var quotaFamilies = of(named[quota]("resourcequota"),
 	family[quota]{"kube_resourcequota", gauge, "Information about resource quota.", func(w *writer, q quota) {
-		for kind, list := range map[string]corev1.ResourceList{"hard": q.Status.Hard, "used": q.Status.Used} {
-			for name, value := range list {
+		quantities := func(kind string, list corev1.ResourceList) {
+			for _, name := range slices.Sorted(maps.Keys(list)) {
+				value := list[name]
 				w.metric(value.AsApproximateFloat64(), "resource", string(name), "type", kind)
 			}
 		}
+		quantities("hard", q.Status.Hard)
+		quantities("used", q.Status.Used)
 	}},
 )
 

@@ -1,6 +1,8 @@
 package statemetrics
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,7 +52,7 @@ func unit(name corev1.ResourceName, list corev1.ResourceList) (resource, unit st
 func podResources(list func(*corev1.Container) corev1.ResourceList) func(*writer, pod) {
 	return func(w *writer, p pod) {
 		forContainers(p, func(c *corev1.Container, _ *corev1.ContainerStatus) {
-			for name := range list(c) {
+			for _, name := range slices.Sorted(maps.Keys(list(c))) {
 				resource, unit, value := unit(name, list(c))
 				w.metric(value, "container", c.Name, "node", p.Spec.NodeName, "resource", resource, "unit", unit)
 			}
