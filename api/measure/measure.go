@@ -2,13 +2,14 @@
 // watches, admission, authentication and what is stored.
 //
 // The series of a request are looked up once for each combination of labels, in a map that is read without a lock: counting a request is two
-// atomic additions and two observations. The number of series is bounded by what the table of resources serves: what a client can invent in a
-// path or a method counts under empty labels.
+// atomic additions and two observations. The number of series is bounded: what a client can invent in a path or a method counts under empty
+// labels, and so do new resources after maxSeries combinations, as when definitions of custom resources come and go for ever.
 package measure
 
 import (
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +28,10 @@ type Request struct {
 	DryRun bool
 }
 
+// maxSeries limits the combinations of labels of requests, and of watches, that are told apart until the master starts again. The resources of a
+// large cluster, with all their verbs, are some thousands.
+const maxSeries = 10_000
+
 // API has the metrics of a master's API. A nil API counts nothing. It is safe for concurrent use.
 type API struct {
 	collectors.Group
@@ -39,16 +44,17 @@ type API struct {
 	rejections           *prometheus.CounterVec
 	panics               prometheus.Counter
 	attempts             [2]prometheus.Counter
-	series               sync.Map // Request -> *series
-	watches              sync.Map // watched -> *Watch
-	steps                sync.Map // step -> prometheus.Observer
+	series               sync.Map     // Request -> *series
+	watches              sync.Map     // watched -> *Watch
+	requests, resources  atomic.Int64 // how many there are in the two, about
+	steps                sync.Map     // step -> prometheus.Observer
 }
 
 // series are those of one combination of labels.
 type series struct {
 	duration, sli, size prometheus.Observer
-	running             prometheus.Gauge
-	codes               sync.Map // int -> prometheus.Counter
+	running             func() prometheus.Gauge // made for long-running requests only
+	codes               sync.Map                // int -> prometheus.Counter
 	of                  *prometheus.CounterVec
 }
 
@@ -89,6 +95,9 @@ func (m *API) of(r Request) *series {
 	if known, ok := m.series.Load(r); ok {
 		return known.(*series)
 	}
+	if m.requests.Load() >= maxSeries && r.Resource != "" {
+		return m.of(Request{Verb: r.Verb, Scope: r.Scope, DryRun: r.DryRun})
+	}
 	dry := ""
 	if r.DryRun {
 		dry = "All"
@@ -100,8 +109,11 @@ func (m *API) of(r Request) *series {
 		labels[name] = withDry[i]
 	}
 	made := &series{duration: m.duration.WithLabelValues(withDry...), sli: m.sli.WithLabelValues(plain...), size: m.sizes.WithLabelValues(plain...),
-		running: m.longRunning.WithLabelValues(plain...), of: m.total.MustCurryWith(labels)}
-	known, _ := m.series.LoadOrStore(r, made)
+		running: sync.OnceValue(func() prometheus.Gauge { return m.longRunning.WithLabelValues(plain...) }), of: m.total.MustCurryWith(labels)}
+	known, there := m.series.LoadOrStore(r, made)
+	if !there {
+		m.requests.Add(1)
+	}
 	return known.(*series)
 }
 
@@ -135,9 +147,10 @@ func (m *API) Long(r Request) func(code int) {
 		return func(int) {}
 	}
 	s := m.of(r)
-	s.running.Inc()
+	running := s.running()
+	running.Inc()
 	return func(code int) {
-		s.running.Dec()
+		running.Dec()
 		s.code(code)
 	}
 }
@@ -177,9 +190,15 @@ func (m *API) Watch(group, version, resource string) *Watch {
 		return nil
 	}
 	key := watched{group, version, resource}
-	known, ok := m.watches.Load(key)
-	if !ok {
-		known, _ = m.watches.LoadOrStore(key, &Watch{m.watchEvents.WithLabelValues(group, version, resource), m.watchSizes.WithLabelValues(group, version, resource)})
+	if known, ok := m.watches.Load(key); ok {
+		return known.(*Watch)
+	}
+	if m.resources.Load() >= maxSeries && resource != "" {
+		return m.Watch("", "", "")
+	}
+	known, there := m.watches.LoadOrStore(key, &Watch{m.watchEvents.WithLabelValues(group, version, resource), m.watchSizes.WithLabelValues(group, version, resource)})
+	if !there {
+		m.resources.Add(1)
 	}
 	return known.(*Watch)
 }

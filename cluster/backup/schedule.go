@@ -41,8 +41,6 @@ const (
 	nameSuffix = ".backup"
 	// retryAfter is the pause after a backup or a copy that failed.
 	retryAfter = time.Minute
-	// copyTime limits one attempt to copy a backup.
-	copyTime = time.Hour
 )
 
 // RunSchedule takes backups as long as this master runs. The time of the next one is computed from the newest file, so that
@@ -104,7 +102,7 @@ func (b *Backups) backUp(ctx context.Context, schedule Schedule, now time.Time) 
 // copyOut copies a backup to the remote place. It tries again until the next backup is due.
 func (b *Backups) copyOut(ctx context.Context, schedule Schedule, path string, until time.Time) {
 	for {
-		err := b.copyTo(ctx, schedule, path)
+		err := b.copyTo(ctx, schedule, path, until)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -119,9 +117,9 @@ func (b *Backups) copyOut(ctx context.Context, schedule Schedule, path string, u
 	}
 }
 
-// copyTo copies a backup to the remote place, and removes surplus ones there.
-func (b *Backups) copyTo(ctx context.Context, schedule Schedule, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, copyTime)
+// copyTo copies a backup to the remote place, and removes surplus ones there. A place that is slow does not hold up the next backup, which is due then.
+func (b *Backups) copyTo(ctx context.Context, schedule Schedule, path string, until time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	file, err := os.Open(path)
 	if err != nil {

@@ -232,7 +232,7 @@ func TestAShutdownThatIsCancelledWhileThereIsNoConnection(t *testing.T) {
 			close(b.events)
 			b.events, b.ongoing = make(chan bool), ongoing
 			b.mu.Unlock()
-			time.Sleep(reconnect + time.Second)
+			time.Sleep(reconnect + time.Second) // of virtual time
 			synctest.Wait()
 			if b.manager.Now() != ongoing {
 				t.Errorf("shutting down %v, logind says %v", b.manager.Now(), ongoing)

@@ -146,7 +146,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodDelete:
 		delete(s.objects, key)
 		w.WriteHeader(http.StatusNoContent)
-	default:
+	default: // the rest of S3's protocol, which backups do not use; so S3 answers what it does not have
 		failed(w, http.StatusNotImplemented, "NotImplemented", r.Method+" "+r.URL.String())
 	}
 }
