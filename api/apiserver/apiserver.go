@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth/authz"
 	"github.com/kontiki/kontiki/api/auth/review"
 	"github.com/kontiki/kontiki/api/client"
+	extension "github.com/kontiki/kontiki/api/extension/admission"
 	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/measure"
@@ -152,7 +153,8 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the admission configuration: %w", err)
 	}
-	c.Admission.Extra = append([]objects.Step{quota.Step(limited)}, c.Admission.Extra...)
+	dynamic := extension.New(extension.Config{Pods: reach, Local: c.LocalWebhooks, Authorizer: a.Authorizer, Log: c.Log})
+	c.Admission.Extra = append(append(extension.Steps(dynamic), quota.Step(limited)), c.Admission.Extra...)
 	steps, err := admission.Steps(c.Admission)
 	if err != nil {
 		return nil, err

@@ -65,9 +65,48 @@ type Attributes struct {
 	// View is the state that the write is prepared against.
 	View kv.View
 
-	service *Service
-	joined  []joinedOp
+	service      *Service
+	joined       []joinedOp
+	reinvocation *Reinvocation
 }
+
+// Reinvocation is what the steps of one request know of each other's changes, so that those that ask for it are called once more if others
+// have changed the object after them. It has the methods of upstream's interface of that name (k8s.io/apiserver/pkg/admission).
+type Reinvocation struct {
+	again, wanted bool
+	values        map[string]any
+}
+
+// Reinvocation returns the request's.
+func (a *Attributes) Reinvocation() *Reinvocation {
+	if a.reinvocation == nil {
+		a.reinvocation = &Reinvocation{}
+	}
+	return a.reinvocation
+}
+
+// IsReinvoke says whether this is the second round.
+func (r *Reinvocation) IsReinvoke() bool { return r.again }
+
+// SetIsReinvoke begins the second round.
+func (r *Reinvocation) SetIsReinvoke() { r.again = true }
+
+// ShouldReinvoke says whether a step wants a second round.
+func (r *Reinvocation) ShouldReinvoke() bool { return r.wanted }
+
+// SetShouldReinvoke asks for a second round.
+func (r *Reinvocation) SetShouldReinvoke() { r.wanted = true }
+
+// SetValue keeps something for a step until the second round.
+func (r *Reinvocation) SetValue(step string, v any) {
+	if r.values == nil {
+		r.values = map[string]any{}
+	}
+	r.values[step] = v
+}
+
+// Value returns what a step has kept, nil if nothing.
+func (r *Reinvocation) Value(step string) any { return r.values[step] }
 
 // joinedOp is an operation that a step added to the command.
 type joinedOp struct {
@@ -227,50 +266,48 @@ func (s *Service) Admit(ctx context.Context, a *Attributes) error {
 }
 
 func (s *Service) mutate(ctx context.Context, a *Attributes) error {
-	return s.run(a, "mutate", func(step *Step) error {
-		if step.Mutate == nil {
-			return nil
-		}
-		return step.Mutate(ctx, a)
-	})
+	err := s.run(ctx, a, "mutate", func(step *Step) phase { return step.Mutate })
+	if err != nil || a.reinvocation == nil || !a.reinvocation.wanted {
+		return err
+	}
+	a.reinvocation.again = true
+	return s.run(ctx, a, "mutate again", func(step *Step) phase { return step.Mutate })
 }
 
 func (s *Service) validate(ctx context.Context, a *Attributes) error {
-	return s.run(a, "validate", func(step *Step) error {
-		if step.Validate == nil {
-			return nil
-		}
-		return step.Validate(ctx, a)
-	})
+	return s.run(ctx, a, "validate", func(step *Step) phase { return step.Validate })
 }
 
+// phase is what a step does in a phase of admission.
+type phase func(context.Context, *Attributes) error
+
 // run runs one phase of the steps that handle the request.
-func (s *Service) run(a *Attributes, phase string, do func(*Step) error) error {
+func (s *Service) run(ctx context.Context, a *Attributes, name string, of func(*Step) phase) error {
 	began := time.Now()
-	by, err := s.runSteps(a, phase, do)
-	kind := phase
-	if phase == "mutate" {
-		kind = "admit"
+	by, err := s.runSteps(ctx, a, name, of)
+	kind := "admit"
+	if name == "validate" {
+		kind = name
 	}
 	s.metrics.Admitted(kind, string(a.Operation), by, time.Since(began))
 	return err
 }
 
 // runSteps runs one phase, and returns the name of the step that refused the request.
-func (s *Service) runSteps(a *Attributes, phase string, do func(*Step) error) (by string, err error) {
+func (s *Service) runSteps(ctx context.Context, a *Attributes, name string, of func(*Step) phase) (by string, err error) {
 	a.service = s
 	for i := range s.admission {
 		step := &s.admission[i]
-		if step.Handles != nil && !step.Handles(a) {
+		do := of(step)
+		if do == nil || step.Handles != nil && !step.Handles(a) {
 			continue
 		}
 		if step.Once {
-			if err := a.memo.once(a, step.Name+" "+phase, func() error { return do(step) }); err != nil {
-				return step.Name, err
-			}
-			continue
+			err = a.memo.once(ctx, a, step.Name, name, do)
+		} else {
+			err = do(ctx, a)
 		}
-		if err := do(step); err != nil {
+		if err != nil {
 			return step.Name, err
 		}
 	}
@@ -309,29 +346,44 @@ type memo struct {
 type memoEntry struct {
 	in, out, old runtime.Object
 	joined       []joinedOp
+	err          error
+	wanted       bool // a second round
+	value        any  // what the step kept for it
 }
 
-// once calls do, unless it was called before for the same object and the same stored one: then it repeats the effect. An error is not
-// remembered.
-func (m *memo) once(a *Attributes, name string, do func() error) error {
+// once calls a step in a phase, unless it was called before for the same object and the same stored one: then it repeats the effect, also
+// that of an error.
+func (m *memo) once(ctx context.Context, a *Attributes, step, name string, do phase) error {
 	if m == nil {
-		return do()
+		return do(ctx, a)
 	}
 	in := copyOf(a.Object)
-	if e, ok := m.entries[name]; ok && sameContent(e.in, in) && sameContent(e.old, a.Old) {
+	key := step + " " + name
+	if e, ok := m.entries[key]; ok && sameContent(e.in, in) && sameContent(e.old, a.Old) {
 		a.Object = copyOf(e.out)
 		a.joined = append(a.joined, e.joined...)
-		return nil
+		if e.wanted {
+			a.Reinvocation().SetShouldReinvoke()
+		}
+		if e.value != nil {
+			a.Reinvocation().SetValue(step, e.value)
+		}
+		return e.err
 	}
 	joined := len(a.joined)
-	if err := do(); err != nil {
+	err := do(ctx, a)
+	if errors.Is(err, errRetry) || ctx.Err() != nil {
 		return err
 	}
 	if m.entries == nil {
 		m.entries = map[string]memoEntry{}
 	}
-	m.entries[name] = memoEntry{in, copyOf(a.Object), a.Old, append([]joinedOp(nil), a.joined[joined:]...)}
-	return nil
+	e := memoEntry{in: in, out: copyOf(a.Object), old: a.Old, joined: append([]joinedOp(nil), a.joined[joined:]...), err: err}
+	if r := a.reinvocation; r != nil {
+		e.wanted, e.value = r.wanted, r.Value(step)
+	}
+	m.entries[key] = e
+	return err
 }
 
 func copyOf(obj runtime.Object) runtime.Object {

@@ -112,6 +112,23 @@ func (i *identity) keep(obj registry.Object) *identity {
 	return i
 }
 
+// restore undoes what a webhook has changed of what the cluster chooses for a new object. A webhook must not give it another name.
+func (i identity) restore(r *Request, obj registry.Object) error {
+	if obj.GetName() != r.Name || obj.GetNamespace() != r.Namespace && r.Kind.Namespaced {
+		return apierrors.NewInternalError(fmt.Errorf("admission has changed the name of the object from %q to %q: it must stay", r.Namespace+"/"+r.Name, obj.GetNamespace()+"/"+obj.GetName()))
+	}
+	created := obj.GetCreationTimestamp()
+	if obj.GetUID() == i.uid && created.Equal(&i.created) && obj.GetResourceVersion() == "" && obj.GetDeletionTimestamp() == nil &&
+		obj.GetDeletionGracePeriodSeconds() == nil && obj.GetGeneration() == 0 && obj.GetSelfLink() == "" {
+		return nil
+	}
+	obj.SetUID(i.uid)
+	obj.SetCreationTimestamp(i.created)
+	obj.SetResourceVersion("")
+	stampBare(obj)
+	return nil
+}
+
 // prepareNew returns an object that a client sent, as admission and the kind's rules get it.
 func (s *Service) prepareNew(r *Request, obj registry.Object, name string, applied bool) (registry.Object, error) {
 	if err := checkScope(r, obj); err != nil { // sets the namespace
@@ -177,13 +194,17 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		ops = append(ops, guard)
 	}
 	attributes := &Attributes{Request: r, Operation: OpCreate, Object: obj, ObjectKind: r.Kind.GVK(), View: view}
+	given := identity{uid: obj.GetUID(), created: obj.GetCreationTimestamp()}
 	if err := s.mutate(ctx, attributes); err != nil {
+		return nil, err
+	}
+	obj = attributes.Object.(registry.Object)
+	if err := given.restore(r, obj); err != nil {
 		return nil, err
 	}
 	if err := s.checkEscalation(ctx, attributes); err != nil {
 		return nil, err
 	}
-	obj = attributes.Object.(registry.Object)
 	dropDuplicateOwners(r, obj)
 	internal, err := r.Kind.ToInternal(obj)
 	if err != nil {
@@ -257,6 +278,11 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 func (s *Service) stampNew(obj registry.Object) {
 	obj.SetUID(s.newUID())
 	obj.SetCreationTimestamp(s.timestamp())
+	stampBare(obj)
+}
+
+// stampBare clears the fields that only the cluster may set later.
+func stampBare(obj registry.Object) {
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetSelfLink("")

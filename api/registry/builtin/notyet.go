@@ -29,7 +29,4 @@ func notYet(r *registry.Resource, text string) *registry.Resource {
 	return r
 }
 
-const (
-	notEnforced = "stored, but not enforced yet: all traffic passes"
-	notAsked    = "stored, but not applied yet: requests are admitted without them"
-)
+const notEnforced = "stored, but not enforced yet: all traffic passes"
