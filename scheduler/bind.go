@@ -15,6 +15,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
@@ -40,6 +41,7 @@ type assumption struct {
 	// began is when it was decided about, waited how long it had waited for that since it could first be tried.
 	began  time.Time
 	waited time.Duration
+	placed time.Time             // when a node had been chosen
 	before []framework.PreBinder // what is done before the binding
 	// cancel ends what is done before the binding.
 	cancel context.CancelFunc
@@ -60,7 +62,7 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 // reserve places a pod. It returns nil if something that the pod needs cannot be reserved; then the pod is tried again later.
 func (s *Scheduler) reserve(d *decision) *assumption {
 	a := &assumption{
-		entry: d.entry, pod: d.pod, node: d.node.Name, before: d.evaluation.PreBinders(), cancel: func() {}, began: d.began, waited: s.now().Sub(d.entry.Ready),
+		entry: d.entry, pod: d.pod, node: d.node.Name, before: d.evaluation.PreBinders(), cancel: func() {}, began: d.began, waited: s.now().Sub(d.entry.Ready), placed: s.now(),
 	}
 	if d.held == nil { // those of a gang hold it since they were decided about
 		if status := d.hold(); status != nil {
@@ -304,7 +306,22 @@ func (b *binder) bindTogether(ctx context.Context, unit *together) {
 
 func (s *Scheduler) recordBound(a *assumption) {
 	s.Metrics.bound(a.entry, a.pod.Spec.SchedulerName, a.began, a.waited+time.Since(a.began))
+	s.note(a)
 	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", a.pod.Namespace, a.pod.Name, a.node)
+}
+
+// note keeps the steps of a pod that was bound.
+func (s *Scheduler) note(a *assumption) {
+	if s.Timeline == nil {
+		return
+	}
+	pod, attempts := timeline.PodOf(a.pod.Pod), ""
+	if a.entry.Attempts > 1 {
+		attempts = fmt.Sprintf("%d attempts", a.entry.Attempts)
+	}
+	s.Timeline.Add(pod, timeline.Step{Name: timeline.Queue, Began: a.entry.Ready, Ended: a.began, Detail: attempts})
+	s.Timeline.Add(pod, timeline.Step{Name: timeline.Schedule, Began: a.began, Ended: a.placed})
+	s.Timeline.Add(pod, timeline.Since(timeline.Bind, "", a.placed, "to "+a.node, nil))
 }
 
 func (b *binder) bind(ctx context.Context, batch []*assumption) {

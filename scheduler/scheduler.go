@@ -15,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/scheduler/config"
 	"github.com/kontiki/kontiki/scheduler/devices"
 	"github.com/kontiki/kontiki/scheduler/framework"
@@ -31,6 +32,8 @@ type Config struct {
 	Configuration *config.Config
 	// Metrics are counted in; nil stands for some that nobody collects.
 	Metrics *Metrics
+	// Timeline keeps how long pods waited, and how long it took to place and to bind them; nil keeps nothing.
+	Timeline *timeline.Recorder
 }
 
 // Scheduler schedules while Run runs.

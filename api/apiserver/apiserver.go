@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +44,8 @@ import (
 	"github.com/kontiki/kontiki/api/seal"
 	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/timeline"
+	"github.com/kontiki/kontiki/internal/tracing"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -83,6 +86,11 @@ type Config struct {
 	Agents agents.Credentials
 	// Metrics counts what the API serves; nil counts nothing.
 	Metrics *measure.API
+	// Tracer makes the spans of requests; nil makes none.
+	Tracer *tracing.Tracer
+	// Timeline keeps what this master does to start pods, and Timelines returns what all know of that; nil for nothing.
+	Timeline  *timeline.Recorder
+	Timelines func(ctx context.Context, pod *corev1.Pod) any
 	// LocalWebhooks permits webhooks at addresses of this host. It is for tests.
 	LocalWebhooks bool
 	// Usage has what nodes and pods use, for metrics.k8s.io; nil means that nobody reports it.
@@ -168,7 +176,7 @@ func New(c Config) (*API, error) {
 	computers[schema.GroupResource{Resource: "componentstatuses"}] = components(c.Ready)
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
-		Admission: steps, Metrics: c.Metrics,
+		Admission: steps, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timeline,
 		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: own, Token: func(ctx context.Context, token string, audiences []string) (user.Info, []string, error) {
 			return a.Authenticator.Token(ctx, token, audiences)
 		}}),
@@ -198,13 +206,13 @@ func New(c Config) (*API, error) {
 	reach.Open(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
-		Agents: reach, Metrics: c.Metrics, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
+		Agents: reach, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
 		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
-		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster,
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster, Tracer: c.Tracer,
 		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: ready(c.Ready, checks), Log: c.Log, CatchUp: store.catchUp,
 	})
 	return a, nil

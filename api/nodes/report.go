@@ -244,7 +244,10 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 		}
 		merged := stored.DeepCopy()
 		merged.Status = mergePodStatus(stored.Status, reported.Status)
-		pod, err = client.UpdateStatus(ctx, s.writes, merged)
+		began := time.Now()
+		if pod, err = client.UpdateStatus(ctx, s.writes, merged); err == nil {
+			s.noteReported(stored, pod, began)
+		}
 		return err
 	}
 	if err := retry.OnError(retry.DefaultRetry, again, attempt); err != nil {

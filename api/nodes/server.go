@@ -17,6 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/timeline"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -45,7 +46,9 @@ type Config struct {
 	Lease time.Duration
 	// Usage takes what the workers report of what they use; nil means that they are not asked for it.
 	Usage *usage.Local
-	Log   *slog.Logger
+	// Timeline keeps when pods were sent to their workers, and when their readiness was stored; nil keeps nothing.
+	Timeline *timeline.Recorder
+	Log      *slog.Logger
 }
 
 // Server serves NodeService on one master. It is safe for concurrent use.

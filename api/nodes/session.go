@@ -346,6 +346,7 @@ func (s *session) follow(ctx context.Context, known *assignment, version, own ui
 		if err != nil || !ok {
 			return version, err
 		}
+		began := time.Now()
 		var events []client.Event
 		var shared []sharedChange
 		for _, c := range next {
@@ -380,6 +381,7 @@ func (s *session) follow(ctx context.Context, known *assignment, version, own ui
 		if err := s.sendAssignment(&nodev1.Assignment{From: from, To: version, Upserts: upserts, Deletes: deletes}); err != nil {
 			return version, err
 		}
+		s.noteDelivered(events, began)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/tracing"
 )
 
 // Step is one admission step. The service runs steps in the order of its table: first every Mutate, then, once the object has its
@@ -284,7 +285,9 @@ type phase func(context.Context, *Attributes) error
 // run runs one phase of the steps that handle the request.
 func (s *Service) run(ctx context.Context, a *Attributes, name string, of func(*Step) phase) error {
 	began := time.Now()
+	ctx, span := tracing.Start(ctx, "admission", name)
 	by, err := s.runSteps(ctx, a, name, of)
+	span.End(err)
 	kind := "admit"
 	if name == "validate" {
 		kind = name

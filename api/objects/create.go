@@ -31,7 +31,13 @@ func (s *Service) Create(ctx context.Context, r *Request, obj registry.Object) (
 	return s.create(ctx, r, obj, false)
 }
 
-func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, applied bool) (registry.Object, error) {
+func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, applied bool) (created registry.Object, err error) {
+	began := r.Received
+	if began.IsZero() {
+		began = time.Now()
+	}
+	ctx, span := s.traced(ctx, r)
+	defer func() { span.End(err) }()
 	r = r.withMemo()
 	if err := checkScope(r, obj); err != nil {
 		return nil, err
@@ -66,7 +72,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		first = first.keep(candidate)
 		request := *r
 		request.Name = candidate.GetName()
-		created, err := s.createOnce(ctx, &request, candidate, view)
+		created, err := s.createOnce(ctx, &request, candidate, view, began)
 		switch {
 		case err == nil:
 			return created, nil
@@ -177,7 +183,7 @@ func (s *Service) answer(ctx context.Context, r *Request, obj registry.Object) (
 	return creator(ctx, r, a.Object.(registry.Object))
 }
 
-func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Object, view kv.View) (registry.Object, error) {
+func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Object, view kv.View, began time.Time) (registry.Object, error) {
 	ops := make([]kv.Op, 1, 4)
 	if r.Kind.Namespaced {
 		check, err := s.checkNamespace(r, view)
@@ -205,6 +211,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	if err := s.checkEscalation(ctx, attributes); err != nil {
 		return nil, err
 	}
+	keepTrace(ctx, r, obj, nil)
 	dropDuplicateOwners(r, obj)
 	internal, err := r.Kind.ToInternal(obj)
 	if err != nil {
@@ -260,6 +267,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	}
 	ops[0] = kv.Op{Key: key, Value: value, Cond: kv.Absent}
 	ops = withJoined(guarded(append(ops, allocated...), value), joined)
+	proposed := time.Now()
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err
@@ -271,6 +279,9 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		return nil, joinedFailure(result.Failed, len(ops), joined)
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
+	if pod, ok := obj.(*corev1.Pod); ok && s.timeline != nil {
+		s.noteCreated(pod, began, proposed)
+	}
 	return obj, nil
 }
 

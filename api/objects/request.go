@@ -3,6 +3,7 @@ package objects
 import (
 	"context"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -24,6 +25,9 @@ type Request struct {
 	Warn func(string)
 	// Trusted requests come from components in this process, which may do everything.
 	Trusted bool
+
+	// Received is when the request was received; zero for one of this process, which is received when it is made.
+	Received time.Time
 
 	memo *memo
 	// again decodes once more what DecodeBody has decoded for this request; nil if the object did not come from a body.

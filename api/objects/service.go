@@ -20,6 +20,8 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/internal/timeline"
+	"github.com/kontiki/kontiki/internal/tracing"
 )
 
 // MaxObjectBytes limits one encoded object (etcd's default request limit, which users of Kubernetes know).
@@ -68,6 +70,10 @@ type Config struct {
 	Rules validation.AuthorizationRuleResolver
 	// Metrics counts what admission does; nil counts nothing.
 	Metrics *measure.API
+	// Tracer begins the traces of pods that components of this process create; nil begins none.
+	Tracer *tracing.Tracer
+	// Timeline keeps how long it took to admit and to store new pods; nil keeps nothing.
+	Timeline *timeline.Recorder
 	// Now and NewUID default to the wall clock and random UUIDs. Both are called before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
@@ -88,6 +94,8 @@ type Service struct {
 	newUID     func() types.UID
 	managed    *managed.Fields
 	metrics    *measure.API
+	tracer     *tracing.Tracer
+	timeline   *timeline.Recorder
 }
 
 // New creates a Service.
@@ -95,7 +103,7 @@ func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
 		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators, computers: c.Computers,
-		authorizer: c.Authorizer, rules: c.Rules, now: c.Now, newUID: c.NewUID, metrics: c.Metrics,
+		authorizer: c.Authorizer, rules: c.Rules, now: c.Now, newUID: c.NewUID, metrics: c.Metrics, tracer: c.Tracer, timeline: c.Timeline,
 	}
 	if s.authorizer == nil || s.rules == nil {
 		return nil, errors.New("objects: there are no Authorizer and Rules")

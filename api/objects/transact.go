@@ -131,6 +131,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 	staged := views.NewOverlay(view)
 	within := *s
 	within.store = staged
+	within.timeline = nil // what is staged may never be stored
 	results := make([]TxResult, len(operations))
 	keys := make([]string, len(operations))
 	first := map[string]int{} // from an object's key to its operation

@@ -247,6 +247,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 			return nil, nil, err
 		}
 	}
+	keepTrace(ctx, r, obj, old)
 	dropDuplicateOwners(r, obj)
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetResourceVersion(old.GetResourceVersion())

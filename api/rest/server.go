@@ -27,6 +27,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
+	"github.com/kontiki/kontiki/internal/tracing"
 )
 
 // Config has what a Server is made of.
@@ -40,6 +41,10 @@ type Config struct {
 	CatchUp func(ctx context.Context)
 	// Metrics counts requests; nil counts nothing.
 	Metrics *measure.API
+	// Tracer makes the spans of requests; nil makes none.
+	Tracer *tracing.Tracer
+	// Timeline returns what is known of a pod's start; nil for nothing.
+	Timeline func(ctx context.Context, pod *corev1.Pod) any
 	// Audit records requests, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control
@@ -111,6 +116,7 @@ type call struct {
 	// seat is what the request holds in its priority level. It has been given back while its client is slow.
 	seat     atomic.Pointer[flow.Seat]
 	measured measuring
+	span     tracing.Span
 }
 
 // ServeHTTP implements http.Handler.
@@ -119,6 +125,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.w = c.answer.writer()
 	c.measured.began = time.Now()
 	defer c.endMeasuring() // after end, which answers a request that panicked
+	defer c.endTrace()
 	defer c.end()
 	c.target, c.isResource = parsePath(r.URL.Path)
 	if c.isResource {
@@ -143,6 +150,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if s.Audit != nil {
 		c.beginRecord(sender)
+	}
+	if s.Tracer != nil {
+		c.beginTrace(sender)
 	}
 	if c.as, err = auth.Impersonate(c.r.Context(), s.Authorizer, r.Header, sender, &c.asked); err != nil {
 		c.fail(err)
@@ -231,6 +241,12 @@ func (c *call) serveOther() {
 		}
 		return
 	}
+	if strings.HasPrefix(path, TimelinePath) {
+		if err := c.serveTimeline(); err != nil {
+			c.fail(err)
+		}
+		return
+	}
 	if path == objects.DeletedPath || strings.HasPrefix(path, objects.DeletedPath+"/") {
 		if err := c.serveDeleted(); err != nil {
 			c.fail(err)
@@ -287,7 +303,7 @@ func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
 	return &objects.Request{
 		User: c.user, Kind: c.kind, Namespace: c.target.namespace, Name: c.target.name, Subresource: c.target.subresource,
 		FieldManager: objects.FieldManager(fieldManager, c.r.UserAgent()), DryRun: len(dryRun) > 0,
-		Warn: c.warn,
+		Warn: c.warn, Received: c.measured.began,
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
+	"github.com/kontiki/kontiki/internal/tracing"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -37,6 +38,8 @@ type Config struct {
 	Cluster kontikiv1.ClusterServer
 	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.
 	CatchUp func(context.Context)
+	// Tracer makes the spans of calls; nil makes none.
+	Tracer *tracing.Tracer
 	// Audit records calls, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control
@@ -226,6 +229,11 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 		ctx = audit.With(ctx, c.record)
 	}
 	defer c.recovered(&err)
+	if s.Tracer != nil {
+		var span tracing.Span
+		ctx, span = s.Tracer.Request(ctx, info.FullMethod, c.r.Header, auth.TrustedParent(c.sender), time.Now())
+		defer func() { span.End(err) }()
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
 	if err = c.enter(request); err == nil {

@@ -35,7 +35,7 @@ func TestApplyAndApplyBatchBehaveAlike(t *testing.T) {
 			}
 			continue
 		}
-		want, got := single.Apply(e).(fsm.Outcome), answers[i].(fsm.Outcome)
+		want, got := single.Apply(e).(appliedOutcome).Outcome, answers[i].(appliedOutcome).Outcome
 		if want.Result.Revision != got.Result.Revision || (want.Err == nil) != (got.Err == nil) {
 			t.Errorf("entry %d: %+v alone, %+v in a batch", e.Index, want, got)
 		}

@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -18,6 +19,8 @@ type attemptResult struct {
 	index  uint64
 	result kv.Result
 	err    error
+	// appliedAt is when the leader began to apply the command, if the leader is this master: until then, the command was being committed.
+	appliedAt time.Time
 }
 
 func refused(err error) attemptResult {

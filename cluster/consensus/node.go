@@ -39,6 +39,12 @@ type applier struct {
 	metrics *metrics
 }
 
+// appliedOutcome is raft's answer for a command that was applied: its outcome, and when the batch with it began to be applied.
+type appliedOutcome struct {
+	fsm.Outcome
+	began time.Time
+}
+
 func newApplier(store *fsm.Store, applied, reconfigured func()) applier {
 	return applier{store: store, applied: applied, reconfigured: reconfigured, halted: make(chan struct{}), halt: new(sync.Once)}
 }
@@ -55,9 +61,10 @@ var _ raft.BatchingFSM = applier{}
 
 // Apply implements raft.FSM.
 func (a applier) Apply(entry *raft.Log) any {
+	began := time.Now()
 	result, err := a.store.Apply(entry.Index, entry.Data)
 	a.after()
-	return fsm.Outcome{Result: result, Err: err}
+	return appliedOutcome{fsm.Outcome{Result: result, Err: err}, began}
 }
 
 // ApplyBatch implements raft.BatchingFSM. A batch may contain configuration entries besides commands.
@@ -82,7 +89,7 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 	failpoint.Hit("cluster.apply.after")
 	for i, entry := range entries {
 		if entry.Type == raft.LogCommand {
-			answers[i] = outcomes[0]
+			answers[i] = appliedOutcome{outcomes[0], began}
 			outcomes = outcomes[1:]
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/tracing"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -35,7 +36,9 @@ const (
 // longer remembered.
 func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
 	began := time.Now()
+	ctx, span := tracing.Start(ctx, "raft.propose")
 	result, err := n.propose(ctx, cmd)
+	span.End(err)
 	n.metrics.proposed(result, err, time.Since(began))
 	return result, err
 }
@@ -56,6 +59,7 @@ func (n *Replica) propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			}
 		}
 		var out attemptResult
+		sent := time.Now()
 		if lead.Name != "" {
 			out = n.batches.propose(ctx, data)
 		} else {
@@ -63,7 +67,13 @@ func (n *Replica) propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 		}
 		switch out.state {
 		case clusterv1.Outcome_STATE_COMMITTED:
+			committed := out.appliedAt
+			if committed.IsZero() {
+				committed = time.Now()
+			}
+			tracing.Within(ctx, "raft.commit", sent, committed)
 			if err := n.store.WaitIndex(ctx, out.index); err == nil {
+				tracing.Within(ctx, "raft.apply", committed, time.Now())
 				return out.result, nil
 			} else if ctx.Err() != nil {
 				return kv.Result{}, fmt.Errorf("propose: committed at index %d, but this master has not applied it: %w (%w)",
@@ -208,7 +218,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResu
 				answers[i] = classify(err)
 				continue
 			}
-			applied, ok := future.Response().(fsm.Outcome)
+			applied, ok := future.Response().(appliedOutcome)
 			switch {
 			case !ok:
 				answers[i] = unknownResult(fmt.Errorf("the state machine answered %T", future.Response()))
@@ -217,7 +227,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResu
 			case applied.Err != nil:
 				answers[i] = attemptResult{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
 			default:
-				answers[i] = attemptResult{state: clusterv1.Outcome_STATE_COMMITTED, index: future.Index(), result: applied.Result}
+				answers[i] = attemptResult{state: clusterv1.Outcome_STATE_COMMITTED, index: future.Index(), result: applied.Result, appliedAt: applied.began}
 			}
 		}
 		done <- answers

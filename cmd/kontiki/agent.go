@@ -24,6 +24,8 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
+	"github.com/kontiki/kontiki/internal/timeline"
+	"github.com/kontiki/kontiki/internal/tracing/otlp"
 	"github.com/kontiki/kontiki/node/agent"
 	"github.com/kontiki/kontiki/node/cpus"
 	"github.com/kontiki/kontiki/node/credentials"
@@ -70,6 +72,7 @@ type agentOptions struct {
 	shutdownByPriority               map[string]string
 	seccompDefault, singleOOMKill    bool
 	swap                             string
+	tracing                          tracingOptions
 }
 
 // validate checks numbers, by a kubelet's rules.
@@ -128,6 +131,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.shutdown, "shutdown-grace-period", 0, "how long a shutdown of the machine, by systemd, waits for pods to end; 0 for not at all")
 	f.DurationVar(&o.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the part of that, at its end, that critical pods have")
 	f.StringToStringVar(&o.shutdownByPriority, "shutdown-grace-period-by-pod-priority", nil, "instead of both, how long pods have to end from each priority on, lowest first: 0=60s,100000=20s,2000000000=10s")
+	o.tracing.flags(f)
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -249,6 +253,7 @@ type workerParts struct {
 	proxy   *proxy.Proxy
 	dns     *dns.Late
 	agent   *agent.Agent
+	spans   *otlp.Provider // nil without tracing
 	server  *server.Server
 	share   *share.Share // nil if images are not shared
 	address string
@@ -290,6 +295,10 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		w.share = w.newShare(place, identity, log)
 		peers = w.share
 	}
+	if w.spans, err = o.tracing.open(ctx, "kontiki-worker", place.name, log); err != nil {
+		return w, err
+	}
+	starts := timeline.New(w.spans.Tracer())
 	calls, rules, questions := containerd.NewMetrics(), proxy.NewMetrics(), dns.NewMetrics()
 	w.runtime, err = containerd.New(ctx, containerd.Config{
 		Peers: peers, Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
@@ -312,7 +321,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Kubelet: kubelet, Hardware: o.hardware, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
-		StaticPods: o.staticPods, Shutdown: periods, SeccompDefault: o.seccompDefault, SingleProcessOOMKill: o.singleOOMKill, Swap: swap,
+		StaticPods: o.staticPods, Shutdown: periods, SeccompDefault: o.seccompDefault, SingleProcessOOMKill: o.singleOOMKill, Swap: swap, Timeline: starts,
 	})
 	if err != nil {
 		return w, err
@@ -323,11 +332,15 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Verify:    server.AllowMasters(),
 		Authorize: w.agent.AuthorizeCaller,
 		Probes:    w.agent.Pods().ProbeMetrics(),
+		Timeline:  starts,
 		Volumes:   w.agent.VolumeUsage,
 		Dir:       place.dataDir, Configuration: w.agent.Configuration,
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(calls, rules, questions, w.agent.PodMetrics())
+	if w.spans != nil {
+		registry.MustRegister(w.spans)
+	}
 	if w.share != nil {
 		config.Peers = w.share.Handler
 		registry.MustRegister(w.share)
@@ -344,10 +357,11 @@ func (w *workerParts) close() error {
 	if w.proxy != nil {
 		w.proxy.Close()
 	}
+	err := closeTracing(w.spans)
 	if w.runtime == nil {
-		return nil
+		return err
 	}
-	return w.runtime.Close()
+	return errors.Join(err, w.runtime.Close())
 }
 
 // run runs the worker until the context ends; containers keep running after that. It calls ready once masters can reach the worker.

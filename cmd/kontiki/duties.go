@@ -130,7 +130,7 @@ func (m *master) schedule(ctx context.Context) error {
 	c := client.New(service, "system:kube-scheduler", "kube-scheduler")
 	return m.recording(ctx, c, corev1.DefaultSchedulerName, func(recorder record.EventRecorder) error {
 		return scheduler.New(scheduler.Config{
-			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config, Metrics: schedulerMetrics,
+			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config, Metrics: schedulerMetrics, Timeline: m.timeline,
 		}).Run(ctx)
 	})
 }

@@ -154,6 +154,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"shutdown-grace-period-critical-pods":   {"20s", func(w wired) any { return w.agent.shutdownCritical }},
 		"shutdown-grace-period-by-pod-priority": {"0=60s", func(w wired) any { return "0=" + w.agent.shutdownByPriority["0"] }},
 		"pod-manifest-path":                     {"/etc/kubernetes/manifests", func(w wired) any { return w.agent.staticPods }},
+		"tracing-config-file":                   {"/etc/tracing", func(w wired) any { return w.agent.tracing.file }}, // TestTheTracingConfigurationIsRead
 		"pod-logs-dir":                          {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
 		"kubelet-root":                          {"/srv/kubelet", func(w wired) any { return w.agent.kubeletRoot }},
 		"cpu-manager-policy":                    {"static", func(w wired) any { return w.agent.hardware.CPUPolicy }},

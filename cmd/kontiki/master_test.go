@@ -89,7 +89,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	if err != nil {
 		t.Fatal(errors.Join(err, c.Close()))
 	}
-	m, err := newMaster(c, o, r, authentication, log)
+	m, err := newMaster(c, o, r, authentication, nil, log)
 	if err != nil {
 		t.Fatal(errors.Join(err, c.Close()))
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/agents"
@@ -31,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/statemetrics"
+	"github.com/kontiki/kontiki/api/timelines"
 	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
@@ -47,6 +49,8 @@ import (
 	"github.com/kontiki/kontiki/internal/linger"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
+	"github.com/kontiki/kontiki/internal/timeline"
+	"github.com/kontiki/kontiki/internal/tracing"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -305,6 +309,16 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if o.timings.SnapshotInterval < time.Second || o.timings.SnapshotThreshold < 1 || o.timings.TrailingLogs < 1 {
 		return fmt.Errorf("--raft-snapshot-interval must be at least 1s, --raft-snapshot-threshold and --raft-trailing-logs at least 1")
 	}
+	spans, err := o.agent.tracing.open(ctx, "kontiki-master", o.name, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeTracing(spans)) }() // when all requests have ended
+	if spans != nil {
+		if err := prometheus.Register(spans); err != nil {
+			return err
+		}
+	}
 	authentication, err := o.authn.open(o.name, log)
 	if err != nil {
 		return err
@@ -324,7 +338,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 			return errors.Join(err, c.Close())
 		}
 	}
-	m, err := newMaster(c, o, r, authentication, log)
+	m, err := newMaster(c, o, r, authentication, spans.Tracer(), log)
 	if err != nil {
 		return errors.Join(err, c.Close())
 	}
@@ -353,9 +367,12 @@ type master struct {
 	reader *client.Client
 	// usage is what the workers of all masters use.
 	usage *usage.Directory
+	// timeline has what this master does to start pods, timelines what all hosts do.
+	timeline  *timeline.Recorder
+	timelines *timelines.Gatherer
 }
 
-func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, log *slog.Logger) (*master, error) {
+func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, tracer *tracing.Tracer, log *slog.Logger) (*master, error) {
 	identity := c.Identity()
 	plugins, err := o.api.kmsConfigs()
 	if err != nil {
@@ -365,7 +382,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	if err != nil {
 		return nil, err
 	}
-	m := &master{cluster: c, options: o, keyring: keys, ranges: r, authentication: a, log: log, agents: &clusterAgents{cluster: c}}
+	m := &master{cluster: c, options: o, keyring: keys, ranges: r, authentication: a, log: log, agents: &clusterAgents{cluster: c}, timeline: timeline.New(tracer)}
 	admits, err := o.api.admission()
 	if err != nil {
 		return nil, err
@@ -379,6 +396,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Metrics: apiMetrics,
+		Tracer: tracer, Timeline: m.timeline, Timelines: func(ctx context.Context, pod *corev1.Pod) any { return m.timelines.Of(ctx, pod) },
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
 		Checks: []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
@@ -394,6 +412,9 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		return nil, err
 	}
 	m.reader = client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
+	m.timelines = timelines.New(timelines.Config{
+		Local: m.timeline, Name: c.Name(), Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Agents: agents.New(m.api.Objects, m.agents),
+	})
 	m.sessions = nodes.New(nodes.Config{
 		Client: client.New(m.api.Objects, "system:kontiki:nodes", "kubelet"), Tokens: m.api.Tokens,
 		Fence: func(ctx context.Context, name string) (*client.Client, error) {
@@ -412,11 +433,12 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return peer.Name, ok && peer.Role == mtls.RoleWorker
 		},
 		Masters: c.MasterAddresses, Detached: c.Detached, History: history, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
-		ServiceRange: r.service, PodRange: r.pod, Lease: o.volumeLease, Usage: reports, Log: log,
+		ServiceRange: r.service, PodRange: r.pod, Lease: o.volumeLease, Usage: reports, Timeline: m.timeline, Log: log,
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
 	c.RegisterMasters(m.sessions.RegisterSessions)
 	c.RegisterMasters(reports.Register)
+	c.RegisterMasters(m.timelines.Register)
 	m.census = nodes.NewCensus(nodes.CensusConfig{Masters: c.MasterAddresses, Connect: c.Master, Log: log})
 	if err := m.useKeys(); err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/node/csi"
 	"github.com/kontiki/kontiki/node/kubeletroot"
 	"github.com/kontiki/kontiki/node/plugins"
@@ -88,6 +89,8 @@ type Config struct {
 	Swap pods.SwapBehavior
 	// StaticPods is the folder of the files of static pods, or a single file; "" if there are none.
 	StaticPods string
+	// Timeline keeps the steps of pods' starts; nil keeps nothing.
+	Timeline *timeline.Recorder
 	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.
 	Decoded *Decoded
 }
@@ -177,7 +180,7 @@ func New(c Config) (*Agent, error) {
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
-		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC, Hardware: a.machinery.forPods(),
+		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC, Hardware: a.machinery.forPods(), Timeline: c.Timeline,
 	})
 	a.stats = stats.New(c.Runtime, a.pods)
 	a.usage = stats.NewReporter(a.stats, c.StateDir)

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -102,6 +103,8 @@ type Config struct {
 	// Hardware may be nil: then pods that claim devices are refused, unless the runtime simulates them.
 	Hardware Hardware
 	DNS      func() DNS
+	// Timeline keeps the steps of pods' starts; nil keeps nothing.
+	Timeline *timeline.Recorder
 	// Node returns the Node object for allocatable resources (downward API defaults); it may return nil.
 	Node func() *corev1.Node
 	// ClusterNode returns the Node object as the cluster has it, with labels and taints set by others. It may be nil, and may

@@ -24,5 +24,5 @@
 //   - storage.go: limits of local storage; pressure.go: the pods that may go when the node runs out of something (node/pods/eviction looks
 //     at the node and decides which); preempt.go: pods that go for critical ones
 //   - stop.go, cleanup.go: the end of a pod and of what it leaves; hold.go: pods that must not run for the time being
-//   - status.go: the pod's status
+//   - status.go: the pod's status; timeline.go: how long the steps of its start took
 package pods

@@ -11,6 +11,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/node/pulls"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -52,6 +53,7 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			return runtime.Image{}, 0, errPulling
 		}
 		delete(w.pulling, key)
+		w.took(pod, timeline.PullImage, c.Name, p.began, want.image, p.err)
 		if p.err != nil {
 			if img, ok := w.imported(ctx, want.image, p.err); ok {
 				w.pulls.reset(key)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/internal/timeline"
 )
 
 // setup creates volumes, sandbox and network. Once all exist, only volumes are updated, when objects changed.
@@ -42,6 +44,10 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 		w.setupAt = time.Now().Add(delay)
 		return delay, err
 	}
+	began := time.Now()
+	if w.setupTries == 0 {
+		w.setupBegan = began
+	}
 	dir := w.m.podDir(pod.UID)
 	for _, d := range []string{dir, w.m.podLogDir(pod)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -72,9 +78,14 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if w.ready {
 		return 0, nil
 	}
+	w.took(pod, timeline.Volumes, "", w.setupBegan, w.triesSaid(), nil)
 	if w.m.c.Hardware != nil {
+		began := time.Now()
 		if err := w.m.c.Hardware.Prepare(ctx, pod); err != nil {
 			return fail("FailedPrepareDynamicResources", fmt.Errorf("Failed to prepare dynamic resources: %w", err))
+		}
+		if len(pod.Spec.ResourceClaims) > 0 {
+			w.took(pod, timeline.Devices, "", began, "", nil)
 		}
 	}
 	config, err := w.sandboxConfig(pod)
@@ -84,6 +95,7 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if w.m.c.Hardware != nil && w.m.c.Hardware.NoCPUQuota(pod.UID) {
 		config.Resources.CPUQuota, config.Resources.CPUPeriod = 0, 0
 	}
+	began = time.Now() // with the wait for a slot
 	release, err := w.m.slot(ctx)
 	if err != nil {
 		return 0, err
@@ -94,12 +106,15 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
 	w.sandbox = box.Generation
+	w.took(pod, timeline.Sandbox, "", began, "", nil)
 	if !pod.Spec.HostNetwork {
+		began := time.Now()
 		addr, err := w.m.c.Network.AddPod(ctx, podNetwork(pod, box.NetNS))
 		if err != nil {
 			return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: failed to setup network for sandbox %q: %w", pod.UID, err))
 		}
 		w.podIPs = []string{addr.String()}
+		w.took(pod, timeline.Network, "", began, addr.String(), nil)
 	} else {
 		w.podIPs = []string{w.m.c.NodeIP.String()}
 	}

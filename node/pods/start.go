@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -76,6 +77,13 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	if bad := unfitVariable(cfg.Env); bad != "" {
 		return refuse(errCreate, fmt.Errorf("environment variable %q: its value is not valid UTF-8 or contains a NUL byte", bad))
 	}
+	first := attempt == 0
+	step := func(name string, began time.Time, err error) {
+		if first && ctx.Err() == nil { // restarts are not part of the pod's start
+			w.took(pod, name, c.Name, began, "", err)
+		}
+	}
+	began := time.Now() // with the wait for a slot
 	release, err := w.m.slot(ctx)
 	if err != nil {
 		return 0, err
@@ -83,6 +91,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	release = sync.OnceFunc(release)
 	defer release()
 	id, err := w.m.c.Runtime.CreateContainer(ctx, cfg)
+	step(timeline.Create, began, err)
 	if errors.Is(err, runtime.ErrRunAsRoot) || errors.Is(err, runtime.ErrNonRootUnknown) {
 		return refuse(errCreateConfig, fmt.Errorf("%w (pod: %q, container: %s)", err, PodFullName(pod), c.Name))
 	}
@@ -91,7 +100,10 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	}
 	w.linkLog(pod, c.Name, id, cfg.LogPath)
 	w.containerEvent(pod, c, corev1.EventTypeNormal, "Created", "Container created")
-	if err := w.m.c.Runtime.StartContainer(ctx, id); err != nil {
+	began = time.Now()
+	err = w.m.c.Runtime.StartContainer(ctx, id)
+	step(timeline.Start, began, err)
+	if err != nil {
 		// The container is now an exited one, so back-off determines the next attempt.
 		if ctx.Err() == nil {
 			w.waits[c.Name] = waiting{errRun, err.Error()}
@@ -107,7 +119,9 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	}
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
 		var err error
+		began := time.Now()
 		w.during(ctx, func() { err = w.hook(ctx, pod, c, id, c.Lifecycle.PostStart) })
+		step(timeline.PostStart, began, err)
 		if err != nil && ctx.Err() == nil {
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 			w.during(ctx, func() { w.killForRestart(ctx, pod, kill{id: id, container: c, message: "FailedPostStartHook"}) })

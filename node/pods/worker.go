@@ -63,6 +63,9 @@ type worker struct {
 
 	// owned
 	stage       stage
+	seen        time.Time // when this agent was first sent it
+	adopted     bool      // a previous agent admitted it
+	wasReady    bool
 	waits       map[string]waiting
 	restarts    backOff
 	pulls       backOff
@@ -72,6 +75,7 @@ type worker struct {
 	endTries    int  // to terminate or to forget, that failed
 	setupTries  int
 	setupAt     time.Time
+	setupBegan  time.Time // the first of these attempts
 	volumes     map[string]string
 	imageMounts map[string]bool   // volumes whose image is mounted
 	storageAt   time.Time         // when its local storage is to be measured
@@ -90,7 +94,9 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)
+	w.seen = time.Now()
 	if dir := m.podDir(pod.UID); isDir(dir) { // a previous agent admitted it
+		w.adopted = true
 		w.active, w.stop = !isTerminal(pod.Status.Phase), loadStop(dir)
 		w.findAllocation(dir)
 	}
@@ -432,6 +438,7 @@ func (w *worker) publish(pod *corev1.Pod, o observed) corev1.PodStatus {
 			shown.Phase = corev1.PodPending
 		}
 	}
+	w.noteReady(pod, &shown)
 	w.report(pod, shown, w.stage == terminated)
 	return s
 }

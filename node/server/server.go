@@ -27,6 +27,7 @@ import (
 	"github.com/kontiki/kontiki/internal/linger"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
+	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/stats"
@@ -53,6 +54,8 @@ type Config struct {
 	Verify func(*x509.Certificate) error
 	// Authorize asks a master about the owner of a token; nil means that only certificates are accepted.
 	Authorize func(context.Context, *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error)
+	// Timeline has the steps of pods' starts; may be nil.
+	Timeline *timeline.Recorder
 	// Peers serves the requests of other workers, whose names caller returns; may be nil. It needs Authorize.
 	Peers func(caller func(*http.Request) string) http.Handler
 	// Configuration returns what /configz shows; may be nil.
@@ -114,6 +117,7 @@ func New(c Config) *Server {
 		mux.HandleFunc(method+" /portForward/{namespace}/{pod}/{uid}", s.portForward)
 	}
 	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.HandleFunc("GET /kontiki/timeline/{uid}", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, c.Timeline.Of(r.PathValue("uid"))) })
 	mux.HandleFunc("GET /kontiki/images", s.listImages)
 	mux.HandleFunc("POST /kontiki/images", s.importImage)
 	mux.HandleFunc("DELETE /kontiki/images", s.removeImage)

@@ -26,6 +26,9 @@ const (
 // env is the cluster that the tests share.
 var env *devcluster.Cluster
 
+// traces receives the traces that tests begin.
+var traces *collector
+
 // staticPods is the folder of the static pods of all workers.
 var staticPods string
 
@@ -45,7 +48,14 @@ func runAll(m *testing.M) (code int) {
 		return 1
 	}
 	defer os.RemoveAll(staticPods)
-	env, err = devcluster.Start(os.Stdout, masters, workers, "--agent-arg=--pod-manifest-path="+staticPods, "--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
+	var tracing string
+	traces, tracing, err = startCollector()
+	defer traces.stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--tracing-config-file="+tracing, "--agent-arg=--tracing-config-file="+tracing, "--agent-arg=--pod-manifest-path="+staticPods, "--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
 	defer func() {
 		if code != 0 {
 			env.ShowLogs(os.Stderr)
