@@ -3,6 +3,8 @@ package admission
 import (
 	"context"
 	"hash/fnv"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -67,9 +69,15 @@ func automount(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
 	return account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken
 }
 
-// mountToken adds the kube-api-access volume, and mounts it in every container that has no mount at its path.
+// mountToken adds the kube-api-access volume, and mounts it in every container that has no mount at its path. A pod may have the volume
+// already: when the step is called again because a webhook has added containers.
 func mountToken(pod *corev1.Pod) {
-	name := "kube-api-access-" + suffix(pod)
+	const prefix = "kube-api-access-"
+	name := prefix + suffix(pod)
+	has := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return strings.HasPrefix(v.Name, prefix) })
+	if has >= 0 {
+		name = pod.Spec.Volumes[has].Name
+	}
 	mount := corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: apiAccessPath}
 	used := false
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
@@ -80,7 +88,7 @@ func mountToken(pod *corev1.Pod) {
 			}
 		}
 	}
-	if !used {
+	if !used || has >= 0 {
 		return
 	}
 	mode, seconds := corev1.ProjectedVolumeSourceDefaultMode, int64(apiTokenSeconds)

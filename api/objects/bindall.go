@@ -24,6 +24,7 @@ type PodBinding struct {
 // would be alone (Bind), and one that is refused does not affect the others. It returns an error for each, in order; nil for those that
 // succeeded.
 func (s *Service) BindAll(ctx context.Context, bindings []PodBinding) []error {
+	bindings = withMemos(bindings)
 	errs := make([]error, len(bindings))
 	pending := make([]int, len(bindings))
 	for i := range pending {
@@ -59,6 +60,7 @@ func (s *Service) BindTogether(ctx context.Context, bindings []PodBinding) error
 	if len(bindings) == 0 {
 		return nil
 	}
+	bindings = withMemos(bindings)
 	err := s.attempt(ctx, func(view kv.View) error {
 		staged := views.NewOverlay(view)
 		within := *s
@@ -108,4 +110,13 @@ func (s *Service) bindOnce(ctx context.Context, bindings []PodBinding, batch []i
 		return owners[result.Failed.Index], nil
 	}
 	return -1, nil
+}
+
+// withMemos returns the bindings with a memory each for all attempts to carry them out.
+func withMemos(bindings []PodBinding) []PodBinding {
+	bindings = slices.Clone(bindings)
+	for i := range bindings {
+		bindings[i].Request = bindings[i].Request.withMemo()
+	}
+	return bindings
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/kontiki/kontiki/api/extension/admission"
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/internal/collectors"
 	"github.com/kontiki/kontiki/internal/histogram"
@@ -15,6 +18,11 @@ var (
 	apiMetrics        = measure.New()
 	autoscalerMetrics = newAutoscalerMetrics()
 )
+
+// metricsHandler serves the metrics of the process, and those of webhooks and policies, which upstream's packages keep apart.
+func metricsHandler() http.Handler {
+	return promhttp.InstrumentMetricHandler(prometheus.DefaultRegisterer, promhttp.HandlerFor(prometheus.Gatherers{prometheus.DefaultGatherer, admission.Metrics()}, promhttp.HandlerOpts{}))
+}
 
 // autoscaling are the metrics of the controller of horizontal pod autoscalers, under upstream's names.
 type autoscaling struct {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -403,7 +402,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
 		}}, {Name: "kms-providers", New: func(*objects.Service) func(context.Context) error { return keys.Ready }}},
 		Extra: map[string]http.Handler{
-			"/metrics": promhttp.Handler(), "/metrics/state": statemetrics.Handler(func() client.View { return m.reader.View() }), admin.ClusterPath: clusterAPI, admin.ClusterPath + "/": clusterAPI, admin.SnapshotPath: clusterAPI, admin.SnapshotPath + "/": clusterAPI,
+			"/metrics": metricsHandler(), "/metrics/state": statemetrics.Handler(func() client.View { return m.reader.View() }), admin.ClusterPath: clusterAPI, admin.ClusterPath + "/": clusterAPI, admin.SnapshotPath: clusterAPI, admin.SnapshotPath + "/": clusterAPI,
 			admin.CertsPath: http.HandlerFunc(m.serveCerts), admin.SecretsPath: http.HandlerFunc(m.serveSecrets),
 			profilePath: pprof, profilePath + "/": pprof,
 		},

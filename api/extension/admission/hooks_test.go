@@ -290,7 +290,7 @@ func TestPatches(t *testing.T) {
 		t.Fatal(err)
 	}
 	init := pod.Spec.InitContainers
-	if len(init) != 1 || init[0].TerminationMessagePath == "" || len(init[0].VolumeMounts) != 1 || pod.UID == "mine" || pod.Annotations["seen"] != "1" || len(pod.ManagedFields) != 1 || pod.ManagedFields[0].FieldsV1 == nil {
+	if len(init) != 1 || init[0].TerminationMessagePath == "" || len(init[0].VolumeMounts) != 1 || len(pod.Spec.Volumes) != 1 || pod.UID == "mine" || pod.Annotations["seen"] != "1" || len(pod.ManagedFields) != 1 || pod.ManagedFields[0].FieldsV1 == nil {
 		t.Errorf("%+v", pod)
 	}
 	var paths []string

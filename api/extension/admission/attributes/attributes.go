@@ -31,6 +31,7 @@ const (
 type Attributes struct {
 	request *objects.Attributes
 	record  *audit.Record
+	options runtime.Object
 
 	mu     sync.Mutex
 	values map[string]string // of the annotations
@@ -41,7 +42,7 @@ var _ admission.Attributes = (*Attributes)(nil)
 // Of returns a request's attributes, and a context for upstream's packages, whose warnings go to the request's client.
 func Of(ctx context.Context, a *objects.Attributes) (*Attributes, context.Context) {
 	typed(a)
-	out := &Attributes{request: a, record: audit.From(ctx)}
+	out := &Attributes{request: a, record: audit.From(ctx), options: a.Options()}
 	return out, warning.WithWarningRecorder(ctx, out)
 }
 
@@ -89,7 +90,7 @@ func (a *Attributes) GetOperation() admission.Operation {
 }
 
 // GetOperationOptions implements admission.Attributes.
-func (a *Attributes) GetOperationOptions() runtime.Object { return a.request.Options() }
+func (a *Attributes) GetOperationOptions() runtime.Object { return a.options }
 
 // IsDryRun implements admission.Attributes.
 func (a *Attributes) IsDryRun() bool { return a.request.DryRun }

@@ -22,10 +22,13 @@ func CompileValidating(policy *admissionv1.ValidatingAdmissionPolicy) validating
 	compiler.CompileAndStoreVariables(variables(spec.Variables), declared, environment.StoredExpressions)
 	conditions := matchConditions(compiler, spec.MatchConditions, declared, spec.FailurePolicy, policy.Name)
 	checks := make([]cel.ExpressionAccessor, len(spec.Validations))
-	texts := make([]cel.ExpressionAccessor, len(spec.Validations))
+	var texts []cel.ExpressionAccessor // if there are none, nothing is evaluated for them
 	for i, v := range spec.Validations {
 		checks[i] = &validating.ValidationCondition{Expression: v.Expression, Message: v.Message, Reason: v.Reason}
 		if v.MessageExpression != "" {
+			if texts == nil {
+				texts = make([]cel.ExpressionAccessor, len(spec.Validations))
+			}
 			texts[i] = &validating.MessageExpressionCondition{MessageExpression: v.MessageExpression}
 		}
 	}
