@@ -180,7 +180,7 @@ func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[str
 // pass passes the changes of wanted kinds to more, if there are any.
 func pass(changes []*kv.Event, wanted map[string]*registry.Kind, decode func(*Kind, *kv.Event) (Event, error), more func([]Event) error) error {
 	var events []Event
-	for _, change := range changes {
+	for i, change := range changes {
 		kind, ok := wanted[kindPrefix(change.Current.Key)]
 		if !ok {
 			continue
@@ -188,6 +188,9 @@ func pass(changes []*kv.Event, wanted map[string]*registry.Kind, decode func(*Ki
 		event, err := decode(kind, change)
 		if err != nil {
 			return err
+		}
+		if events == nil { // changes of one batch are mostly of one kind
+			events = make([]Event, 0, len(changes)-i)
 		}
 		events = append(events, event)
 	}
