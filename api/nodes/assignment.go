@@ -7,6 +7,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodeapi "k8s.io/api/node/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,7 @@ import (
 
 // kinds are the kinds of objects that assignments contain.
 var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{},
-	&resourcev1.ResourceClaim{}, &storagev1.CSIDriver{}, &storagev1.VolumeAttachment{},
+	&resourcev1.ResourceClaim{}, &storagev1.CSIDriver{}, &storagev1.VolumeAttachment{}, &nodeapi.RuntimeClass{},
 	&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
 
 // key identifies an object of an assignment.
@@ -256,6 +257,8 @@ func lookUp(v client.View, ref key) client.Object {
 		return got(client.Get[*corev1.PersistentVolume](v, "", ref.name))
 	case "csidrivers":
 		return got(client.Get[*storagev1.CSIDriver](v, "", ref.name))
+	case "runtimeclasses":
+		return got(client.Get[*nodeapi.RuntimeClass](v, "", ref.name))
 	case "volumeattachments":
 		return got(client.Get[*storagev1.VolumeAttachment](v, "", ref.name))
 	}
@@ -290,6 +293,8 @@ func (a *assignment) apply(d *delta, events []client.Event) {
 			a.referenceChanged(d, key{"resourceclaims", obj.Namespace, obj.Name}, event)
 		case *storagev1.CSIDriver:
 			a.referenceChanged(d, key{"csidrivers", "", obj.Name}, event)
+		case *nodeapi.RuntimeClass:
+			a.referenceChanged(d, key{"runtimeclasses", "", obj.Name}, event)
 		case *storagev1.VolumeAttachment:
 			a.referenceChanged(d, key{"volumeattachments", "", obj.Name}, event)
 		case *corev1.PersistentVolume:
@@ -379,6 +384,9 @@ func references(pod *corev1.Pod) []key {
 			seen[k] = true
 			out = append(out, k)
 		}
+	}
+	if name := pod.Spec.RuntimeClassName; name != nil && *name != "" {
+		out = append(out, key{"runtimeclasses", "", *name})
 	}
 	for name := range resourceclaim.PodClaims(pod) {
 		add("resourceclaims", name)

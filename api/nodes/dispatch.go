@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodeapi "k8s.io/api/node/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
@@ -131,6 +132,8 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 			d.pass(d.byName[key{"resourceclaims", obj.Namespace, obj.Name}], one)
 		case *storagev1.CSIDriver:
 			d.pass(d.byName[key{"csidrivers", "", obj.Name}], one)
+		case *nodeapi.RuntimeClass:
+			d.pass(d.byName[key{"runtimeclasses", "", obj.Name}], one)
 		case *storagev1.VolumeAttachment:
 			d.pass(d.byName[key{"volumeattachments", "", obj.Name}], one)
 		case *corev1.PersistentVolume:

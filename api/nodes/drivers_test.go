@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+	nodeapi "k8s.io/api/node/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -135,6 +136,20 @@ func TestTooManyDriversAreRefusedEntirely(t *testing.T) {
 	}
 	if _, err := s.ReportDriver(context.Background(), &nodev1.ReportDriverRequest{Name: "d0.example.com", NodeId: "another"}); err != nil {
 		t.Errorf("one of those that are there: %v", err)
+	}
+}
+
+// TestAWorkerIsSentTheRuntimeClassesOfItsPods, and no others.
+func TestAWorkerIsSentTheRuntimeClassesOfItsPods(t *testing.T) {
+	h := harness.New(t)
+	make1(t, h, &nodeapi.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "sandboxed"}, Handler: "runsc"})
+	make1(t, h, &nodeapi.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "unused"}, Handler: "kata"})
+	class := "sandboxed"
+	make1(t, h, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"},
+		Spec: corev1.PodSpec{NodeName: "n1", RuntimeClassName: &class, Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+	a := assignmentOf(h, "n1")
+	if got, want := (has{}).take(t, a, a.full(h.Client.View())), []string{"runtimeclasses/sandboxed"}; !slices.Equal(got, want) {
+		t.Errorf("the worker is sent %v, want %v", got, want)
 	}
 }
 

@@ -73,6 +73,7 @@ type agentOptions struct {
 	seccompDefault, singleOOMKill    bool
 	swap                             string
 	tracing                          tracingOptions
+	runtimeHandlers                  map[string]string
 }
 
 // validate checks numbers, by a kubelet's rules.
@@ -91,6 +92,9 @@ func (o *agentOptions) validate() error {
 		return fmt.Errorf("--minimum-image-ttl-duration: %v is negative", gc.MinAge)
 	case gc.MaxAge < 0 || gc.MaxAge > 0 && gc.MaxAge < gc.MinAge:
 		return fmt.Errorf("--image-maximum-gc-age: want 0, or at least --minimum-image-ttl-duration, %v: not %v", gc.MinAge, gc.MaxAge)
+	}
+	if _, err := containerd.ParseHandlers(o.runtimeHandlers); err != nil {
+		return fmt.Errorf("--runtime-handlers: %w", err)
 	}
 	return o.hardware.Check()
 }
@@ -132,6 +136,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the part of that, at its end, that critical pods have")
 	f.StringToStringVar(&o.shutdownByPriority, "shutdown-grace-period-by-pod-priority", nil, "instead of both, how long pods have to end from each priority on, lowest first: 0=60s,100000=20s,2000000000=10s")
 	o.tracing.flags(f)
+	f.StringToStringVar(&o.runtimeHandlers, "runtime-handlers", nil, "what RuntimeClasses can name besides runc, as NAME=TYPE or NAME=TYPE:PATH: the type of a containerd shim, such as runsc=io.containerd.runsc.v1, and its configuration or, for io.containerd.runc.v2, the program in runc's place, such as crun=io.containerd.runc.v2:/usr/bin/crun")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -300,10 +305,14 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	starts := timeline.New(w.spans.Tracer())
 	calls, rules, questions := containerd.NewMetrics(), proxy.NewMetrics(), dns.NewMetrics()
+	handlers, err := containerd.ParseHandlers(o.runtimeHandlers)
+	if err != nil {
+		return w, err // validated
+	}
 	w.runtime, err = containerd.New(ctx, containerd.Config{
 		Peers: peers, Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
 		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand}, Metrics: calls,
-		RegistryConfigDir: o.registries,
+		RegistryConfigDir: o.registries, Handlers: handlers,
 	})
 	if err != nil {
 		return w, fmt.Errorf("containerd: %w", err)

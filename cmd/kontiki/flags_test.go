@@ -147,6 +147,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"max-requests-inflight":                 {"70", func(w wired) any { return w.api.maxInflight }},
 		"max-mutating-requests-inflight":        {"30", func(w wired) any { return w.api.maxMutatingInflight }},
 		"request-timeout":                       {"21s", func(w wired) any { return w.api.requestTimeout }},
+		"runtime-handlers":                      {"crun=io.containerd.runc.v2:/usr/bin/crun", func(w wired) any { return "crun=" + w.agent.runtimeHandlers["crun"] }},
 		"seccomp-default":                       {"true", func(w wired) any { return w.agent.seccompDefault }},
 		"single-process-oom-kill":               {"true", func(w wired) any { return w.agent.singleOOMKill }},
 		"memory-swap-behavior":                  {"LimitedSwap", func(w wired) any { return w.agent.swap }},

@@ -290,7 +290,7 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 		a.assign(p)
 	}
 	switch {
-	case change.trust:
+	case change.every:
 		a.pods.Refresh(nil)
 	case len(change.objects) > 0:
 		a.pods.Refresh(change.objects)

@@ -208,13 +208,15 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 // declaredFeatures are those of upstream's names for what newer nodes alone support, sorted.
 var declaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"}
 
-// capabilities are what pods can ask of the node's only runtime handler, which has no name because pods with a runtimeClassName are
-// refused, and of the node. The policy of supplementary groups is kept on every host.
+// capabilities are what pods can ask of the node's runtime handlers, and of the node. The policy of supplementary groups is kept on every host.
 func capabilities(f runtime.Features) ([]corev1.NodeRuntimeHandler, *corev1.NodeFeatures) {
-	handler := corev1.NodeRuntimeHandler{Features: &corev1.NodeRuntimeHandlerFeatures{
-		RecursiveReadOnlyMounts: new(f.RecursiveReadOnly), UserNamespaces: new(f.NoUserNamespaces == ""),
-	}}
-	return []corev1.NodeRuntimeHandler{handler}, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
+	var handlers []corev1.NodeRuntimeHandler
+	for _, h := range f.Handlers {
+		handlers = append(handlers, corev1.NodeRuntimeHandler{Name: h.Name, Features: &corev1.NodeRuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: new(h.RecursiveReadOnly), UserNamespaces: new(h.UserNamespaces),
+		}})
+	}
+	return handlers, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
 }
 
 func firstLine(path string) string {

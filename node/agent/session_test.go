@@ -81,6 +81,7 @@ func TestHelloTellsWhatTheRuntimeCanDo(t *testing.T) {
 			m := newMaster(t)
 			rt := fake.New(runtimetest.BusyboxName)
 			features := runtime.Features{RecursiveReadOnly: recursive}
+			features.Handlers = []runtime.HandlerFeatures{{RecursiveReadOnly: recursive, UserNamespaces: recursive}, {Name: "runc"}}
 			if !recursive {
 				features.NoUserNamespaces = "an old kernel"
 			}
@@ -89,7 +90,8 @@ func TestHelloTellsWhatTheRuntimeCanDo(t *testing.T) {
 			m.await("hello", func() bool { return m.node != nil })
 			s := m.node.Status
 			if !reflect.DeepEqual(s.RuntimeHandlers, []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{
-				RecursiveReadOnlyMounts: new(recursive), UserNamespaces: new(recursive)}}}) {
+				RecursiveReadOnlyMounts: new(recursive), UserNamespaces: new(recursive)}},
+				{Name: "runc", Features: &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(false), UserNamespaces: new(false)}}}) {
 				t.Errorf("runtime handlers %+v", s.RuntimeHandlers)
 			}
 			if !reflect.DeepEqual(s.Features, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}) {

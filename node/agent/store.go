@@ -12,6 +12,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodeapi "k8s.io/api/node/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -48,6 +49,7 @@ var resources = map[string]func() wire.Message{
 
 	"csidrivers":        func() wire.Message { return &storagev1.CSIDriver{} },
 	"volumeattachments": func() wire.Message { return &storagev1.VolumeAttachment{} },
+	"runtimeclasses":    func() wire.Message { return &nodeapi.RuntimeClass{} },
 
 	"clustertrustbundles": func() wire.Message { return &certificatesv1.ClusterTrustBundle{} },
 }
@@ -78,7 +80,7 @@ type change struct {
 	volumes bool            // volumes changed
 	mirrors bool            // mirror pods changed
 	own     bool            // the node, or attachments to it, changed
-	trust   bool            // trust bundles changed
+	every   bool            // an object changed that any pod may use
 	cluster bool            // services, slices or nodes changed
 	// What should be written to disk: at once, or some time later.
 	upserts []*nodev1.Object
@@ -225,8 +227,8 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			}
 		case "csidrivers", "volumeattachments":
 			c.own = true
-		case "clustertrustbundles":
-			c.trust = true
+		case "clustertrustbundles", "runtimeclasses":
+			c.every = true
 		case "services", "endpointslices":
 			c.cluster = true
 			s.servicesGen++
@@ -401,6 +403,11 @@ func (s *store) resourceClaim(namespace, name string) (*resourcev1.ResourceClaim
 // Secret implements pods.Objects.
 func (s *store) Secret(namespace, name string) (*corev1.Secret, bool) {
 	return get[*corev1.Secret](s, "secrets", namespace, name)
+}
+
+// RuntimeClass implements pods.Objects.
+func (s *store) RuntimeClass(name string) (*nodeapi.RuntimeClass, bool) {
+	return get[*nodeapi.RuntimeClass](s, "runtimeclasses", "", name)
 }
 
 // PersistentVolumeClaim implements volume.Objects.

@@ -134,7 +134,6 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 		why := m.noUsers()
 		refuse(why != "", "hostUsers: false ("+why+")")
 	}
-	refuse(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "runtimeClassName")
 	refuse(len(spec.ResourceClaims) > 0 && !devices, "resourceClaims")
 	refuse(pod.Status.ExtendedResourceClaimStatus != nil && !devices, "extended resources that are devices")
 	refuse(spec.Resources != nil && len(spec.Resources.Claims) > 0, "resources.claims")

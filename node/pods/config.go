@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/timeline"
@@ -21,6 +22,7 @@ import (
 type Objects interface {
 	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
 	Secret(namespace, name string) (*corev1.Secret, bool)
+	RuntimeClass(name string) (*nodev1.RuntimeClass, bool)
 	// Services returns every service; ok is false if they are not known yet.
 	Services() ([]*corev1.Service, bool)
 }

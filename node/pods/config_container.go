@@ -44,9 +44,37 @@ func (w *worker) fqdn(pod *corev1.Pod) string {
 // maxHostname is the kernel's limit.
 const maxHostname = 64
 
+// handler returns the runtime handler of a pod, "" for the default. It stays the same when the RuntimeClass is deleted or made again. Errors
+// have the kubelet's text.
+func (w *worker) handler(pod *corev1.Pod) (string, error) {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return "", nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.alloc != nil && w.alloc.Handler != nil {
+		return *w.alloc.Handler, nil
+	}
+	class, ok := w.m.c.Objects.RuntimeClass(*name)
+	if !ok {
+		return "", fmt.Errorf("failed to get RuntimeClass %s: runtimeclass.node.k8s.io %q not found", *name, *name)
+	}
+	if w.alloc != nil {
+		next := *w.alloc
+		next.Handler = &class.Handler
+		w.setAllocationLocked(&next)
+	}
+	return class.Handler, nil
+}
+
 func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod),
 		HostPID: pod.Spec.HostPID, SharePID: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace, Resources: podResources(pod)}
+	var err error
+	if c.Handler, err = w.handler(pod); err != nil {
+		return c, err
+	}
 	w.mu.Lock()
 	if w.alloc != nil {
 		c.Resources = w.alloc.AppliedPod

@@ -13,6 +13,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -37,6 +38,7 @@ type node struct {
 	secrets   map[string]*corev1.Secret
 	paths     map[string]string // of volumes
 	images    eviction.ImageGC  // the zero value for the default
+	classes   map[string]*nodev1.RuntimeClass
 	node      *corev1.Node
 	volErr    error
 	setups    int
@@ -66,6 +68,12 @@ func (n *node) ConfigMap(ns, name string) (*corev1.ConfigMap, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	c, ok := n.configs[name]
+	return c, ok
+}
+func (n *node) RuntimeClass(name string) (*nodev1.RuntimeClass, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c, ok := n.classes[name]
 	return c, ok
 }
 func (n *node) Secret(ns, name string) (*corev1.Secret, bool) { s, ok := n.secrets[name]; return s, ok }

@@ -32,6 +32,8 @@ type allocation struct {
 	Applied    map[string]limits `json:"applied,omitempty"`
 	// Round counts how often all containers of the pod were restarted by a rule.
 	Round int `json:"round,omitempty"`
+	// Handler is what the pod's RuntimeClass named when its sandbox was created, nil before that.
+	Handler *string `json:"handler,omitempty"`
 }
 
 // limits are one container's CPU, in thousandths, and memory in bytes. What the container does not limit, its pod may.
@@ -79,7 +81,7 @@ func allocate(pod *corev1.Pod) *allocation {
 // grant returns an allocation of what a pod's spec requires, with nothing of the change set yet.
 func (a *allocation) grant(pod *corev1.Pod) *allocation {
 	next := allocate(pod)
-	next.AppliedPod, next.Applied, next.Round = a.AppliedPod, a.Applied, a.Round
+	next.AppliedPod, next.Applied, next.Round, next.Handler = a.AppliedPod, a.Applied, a.Round, a.Handler
 	return next
 }
 

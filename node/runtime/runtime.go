@@ -73,6 +73,8 @@ type Features struct {
 	RecursiveReadOnly bool
 	// AppArmor and SELinux mean that the host's kernel enforces them.
 	AppArmor, SELinux bool
+	// Handlers are what RuntimeClasses can name, sorted by name. The first one, "", is that of pods without a RuntimeClass.
+	Handlers []HandlerFeatures
 	// NoUserNamespaces says why pods cannot have user namespaces of their own; "" if they can.
 	NoUserNamespaces string
 	// Swap means that the swap of each container can be limited by itself (cgroup v2).
@@ -81,9 +83,16 @@ type Features struct {
 	Devices bool
 }
 
+// HandlerFeatures are what a runtime handler supports.
+type HandlerFeatures struct {
+	Name                              string
+	RecursiveReadOnly, UserNamespaces bool
+}
+
 // Sandboxes creates and removes sandboxes.
 type Sandboxes interface {
-	// EnsureSandbox creates the sandbox, or its missing parts, and returns it.
+	// EnsureSandbox creates the sandbox, or its missing parts, and returns it. Errors: a handler that the node does not have, or that does not
+	// support what is configured.
 	EnsureSandbox(ctx context.Context, c SandboxConfig) (Sandbox, error)
 	// UpdateSandbox changes those limits of a sandbox that are not zero. A memory limit below what is in use is refused or reached by
 	// killing, as the kernel decides. Errors: ErrNotFound.
@@ -159,6 +168,7 @@ const (
 type SandboxConfig struct {
 	UID, Namespace, Name string
 	Hostname             string
+	Handler              string // of the pod's RuntimeClass, "" for the default
 	Net, IPC             NamespaceMode
 	// HostPID puts the containers into the host's process namespace; SharePID gives them a common one.
 	HostPID, SharePID bool

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,14 @@ func runAll(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--tracing-config-file="+tracing, "--agent-arg=--tracing-config-file="+tracing, "--agent-arg=--pod-manifest-path="+staticPods, "--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
+	if handlerCalls, err = loggingHandler(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(filepath.Dir(handlerCalls))
+	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--tracing-config-file="+tracing, "--agent-arg=--tracing-config-file="+tracing,
+		"--agent-arg=--pod-manifest-path="+staticPods, "--agent-arg=--runtime-handlers=logging=io.containerd.runc.v2:"+handlerCalls+".sh",
+		"--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
 	defer func() {
 		if code != 0 {
 			env.ShowLogs(os.Stderr)

@@ -85,6 +85,13 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if err != nil {
 		return "", err
 	}
+	handler, err := r.handlerOf(c.Sandbox)
+	if err != nil {
+		return "", err
+	}
+	if err := handler.checkMounts(c.Mounts); err != nil {
+		return "", err
+	}
 	id := newID()
 	mapped := c.Sandbox.Users != nil
 	if mapped {
@@ -133,7 +140,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 		return "", err
 	}
 	defer release()
-	options := []client.NewContainerOpts{client.WithImage(img), client.WithRuntime(runcRuntime, nil), client.WithContainerLabels(labels), client.WithSpec((*oci.Spec)(spec))}
+	options := []client.NewContainerOpts{client.WithImage(img), handler.option(), client.WithContainerLabels(labels), client.WithSpec((*oci.Spec)(spec))}
 	if mapped {
 		if err = r.mappedSnapshot(ctx, id, img); err != nil {
 			return "", err

@@ -50,6 +50,8 @@ type Config struct {
 	// RegistryConfigDir has a directory for each registry with its hosts.toml (mirrors, certificates, plain HTTP), as containerd's own
 	// configuration has; "" for none.
 	RegistryConfigDir string
+	// Handlers are what RuntimeClasses can name besides DefaultHandler.
+	Handlers []Handler
 	// Peers are asked for images before the registry is; may be nil.
 	Peers runtime.Peers
 }
@@ -62,6 +64,7 @@ type Runtime struct {
 	ownCaps          []string
 	minOOMScoreAdj   int
 	features         runtime.Features
+	handlers         map[string]handler // by name
 	bootID           string
 	idleOutput       time.Duration // shorter in tests, like the next one
 	pullTimeout      time.Duration
@@ -118,6 +121,8 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
 	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx, c.StateDir), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, limits: defaultLimits, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
+	r.handlers = handlersOf(ctx, c.Handlers, r.features)
+	r.features.Handlers = featuresOf(r.handlers)
 	r.features.Swap = r.cg.v2 && limitsSwap(r.cg.root)
 	store.limits = &r.limits
 	for {

@@ -29,7 +29,7 @@ func hostFeatures(ctx context.Context, stateDir string) runtime.Features {
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
 		f.SELinux = true
 	}
-	f.RecursiveReadOnly = hasMountSetattr() && runcKnowsMountOption(ctx, "rro")
+	f.RecursiveReadOnly = hasMountSetattr() && knowsMountOption(ctx, "runc", "rro")
 	return f
 }
 
@@ -39,11 +39,12 @@ func hasMountSetattr() bool {
 	return !errors.Is(err, unix.ENOSYS)
 }
 
-// runcKnowsMountOption says whether runc supports a mount option. Versions before 1.1 cannot say, and ignore newer options.
-func runcKnowsMountOption(ctx context.Context, option string) bool {
+// knowsMountOption says whether runc, or a program in its place, supports a mount option. Versions of runc before 1.1 cannot say, and ignore
+// newer options.
+func knowsMountOption(ctx context.Context, program, option string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "runc", "features").Output()
+	out, err := exec.CommandContext(ctx, program, "features").Output()
 	if err != nil {
 		return false
 	}

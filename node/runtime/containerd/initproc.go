@@ -92,7 +92,11 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 		return err
 	}
 	defer release()
-	ctr, err := r.client.NewContainer(held, id, client.WithRuntime(runcRuntime, nil), client.WithSpec((*oci.Spec)(spec)),
+	handler, err := r.handlerOf(c)
+	if err != nil {
+		return err
+	}
+	ctr, err := r.client.NewContainer(held, id, handler.option(), client.WithSpec((*oci.Spec)(spec)),
 		client.WithContainerLabels(map[string]string{labelInit: c.UID}))
 	if err != nil {
 		return classify(err)

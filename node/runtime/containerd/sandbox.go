@@ -31,6 +31,9 @@ func (r *Runtime) podCgroup(uid string) string {
 func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (runtime.Sandbox, error) {
 	unlock := r.lock("sandbox/" + c.UID)
 	defer unlock()
+	if _, err := r.handlerOf(c); err != nil {
+		return runtime.Sandbox{}, fmt.Errorf("failed to get sandbox runtime: %w", err)
+	}
 	if err := ownSysctls(c); err != nil {
 		return runtime.Sandbox{}, err
 	}

@@ -52,7 +52,8 @@ var _ runtime.Runtime = (*Runtime)(nil)
 // New creates a runtime with the given images, by complete reference.
 func New(images ...string) *Runtime {
 	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, podLimits: map[string]runtime.Resources{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{}, passwords: map[string]string{},
-		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}, stats: map[string]runtime.Stats{}}
+		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}, stats: map[string]runtime.Stats{},
+		features: runtime.Features{Handlers: []runtime.HandlerFeatures{{}}}}
 	for _, i := range images {
 		r.images[i] = imageOf(i)
 	}
