@@ -32,6 +32,11 @@ type eventRateLimitFile struct {
 	Limits          []eventLimit `json:"limits"`
 }
 
+// configured are the plugins that have a configuration. Those of other packages' steps are read by these (PluginConfiguration).
+var configured = []string{
+	"PodSecurity", "EventRateLimit", "ResourceQuota", "MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook",
+}
+
 // configure reads the configurations of the steps that have one.
 func (c *Config) configure() error {
 	given, err := c.pluginConfigurations()
@@ -39,7 +44,7 @@ func (c *Config) configure() error {
 		return err
 	}
 	for name := range given {
-		if !slices.Contains([]string{"PodSecurity", "EventRateLimit", "ResourceQuota"}, name) {
+		if !slices.Contains(configured, name) {
 			return fmt.Errorf("the admission plugin %q has no configuration", name)
 		}
 	}

@@ -32,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth/review"
 	"github.com/kontiki/kontiki/api/client"
 	extension "github.com/kontiki/kontiki/api/extension/admission"
+	"github.com/kontiki/kontiki/api/extension/admission/manifests"
 	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/measure"
@@ -125,6 +126,7 @@ type API struct {
 	KubernetesService netip.Addr
 
 	definitions *definitions.Definitions
+	manifests   *manifests.Manifests
 }
 
 // New assembles an API.
@@ -161,7 +163,10 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the admission configuration: %w", err)
 	}
-	dynamic := extension.New(extension.Config{Pods: reach, Local: c.LocalWebhooks, Authorizer: a.Authorizer, Log: c.Log})
+	if a.manifests, err = manifests.Open(c.Admission.PluginConfiguration); err != nil {
+		return nil, fmt.Errorf("the admission configuration: %w", err)
+	}
+	dynamic := extension.New(extension.Config{Pods: reach, Local: c.LocalWebhooks, Authorizer: a.Authorizer, Manifests: a.manifests, Log: c.Log})
 	c.Admission.Extra = append(append(extension.Steps(dynamic), quota.Step(limited)), c.Admission.Extra...)
 	steps, err := admission.Steps(c.Admission)
 	if err != nil {

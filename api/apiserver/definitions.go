@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
 	"github.com/kontiki/kontiki/api/extension/conversion"
@@ -66,7 +67,16 @@ func converters(pods webhook.Pods, local bool) func(*apiextensionsv1.CustomResou
 	}
 }
 
-// Run keeps the table of kinds as the definitions of custom resources are, until the context ends. It returns the context's error.
+// Run keeps the table of kinds as the definitions of custom resources are, and admission as the files of this master are, until the context
+// ends. It returns the context's error.
 func (a *API) Run(ctx context.Context) error {
-	return contain.Run(func() error { return a.definitions.Run(ctx) })
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return contain.Run(func() error { return a.definitions.Run(ctx) }) })
+	group.Go(func() error {
+		return contain.Run(func() error {
+			a.manifests.Run(ctx)
+			return nil
+		})
+	})
+	return group.Wait()
 }

@@ -47,7 +47,7 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take, unless it is long-running, such as a watch")
 	f.StringSliceVar(&o.enableAdmission, "enable-admission-plugins", nil, "admission plugins that should be enabled in addition to default enabled ones, by upstream's names: AlwaysPullImages, DenyServiceExternalIPs, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement; the same on all masters")
 	f.StringSliceVar(&o.disableAdmission, "disable-admission-plugins", nil, "admission plugins that should be disabled although they are in the default enabled plugins list; the same on all masters")
-	f.StringVar(&o.admissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration for PodSecurity and EventRateLimit")
+	f.StringVar(&o.admissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration: of PodSecurity, EventRateLimit, ResourceQuota, and of webhooks and policies in files (staticManifestsDir)")
 	f.StringVar(&o.encryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: the KMS v2 plugin that holds the key of Secrets; all masters need the plugin")
 	f.BoolVar(&o.bootstrapTokens, "enable-bootstrap-token-auth", false, "accept the tokens of Secrets of type bootstrap.kubernetes.io/token as credentials")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")

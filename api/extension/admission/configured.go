@@ -2,14 +2,17 @@ package admission
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	upstream "k8s.io/apiserver/pkg/admission/plugin/webhook"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/kontiki/kontiki/api/extension/admission/manifests"
 	"github.com/kontiki/kontiki/api/extension/admission/policies"
 	"github.com/kontiki/kontiki/api/extension/admission/webhooks"
 	"github.com/kontiki/kontiki/api/extension/webhook"
@@ -32,13 +35,16 @@ type Config struct {
 	Local bool
 	// Authorizer answers expressions that ask it.
 	Authorizer authorizer.UnconditionalAuthorizer
-	Log        *slog.Logger
+	// Manifests are the hooks in files of this master; nil means none.
+	Manifests *manifests.Manifests
+	Log       *slog.Logger
 }
 
 // Configured has what the stored configurations compile to. It is safe for concurrent use.
 type Configured struct {
 	authorizer authorizer.UnconditionalAuthorizer
 	calls      webhooks.Calls
+	manifests  *manifests.Manifests
 	log        *slog.Logger
 
 	now atomic.Pointer[set]
@@ -49,7 +55,7 @@ type Configured struct {
 
 // New returns a Configured that has not read anything yet.
 func New(c Config) *Configured {
-	return &Configured{authorizer: c.Authorizer, calls: webhooks.Calls{Pods: c.Pods, Local: c.Local, Authorizer: c.Authorizer}, log: c.Log, compiled: map[string]compiled{}}
+	return &Configured{authorizer: c.Authorizer, calls: webhooks.Calls{Pods: c.Pods, Local: c.Local, Authorizer: c.Authorizer}, manifests: c.Manifests, log: c.Log, compiled: map[string]compiled{}}
 }
 
 // compiled is a stored configuration as it is used. Only what its kind has is set.
@@ -66,14 +72,37 @@ type compiled struct {
 // set is what all configurations of one state compile to.
 type set struct {
 	versions []*kv.Version // that it was made of
+	files    manifests.Hooks
 	table    *registry.Table
+	static   hooks // those of the files
+	all      hooks // those of the files, then those that are objects
+	plans    plans
+}
 
+// hooks are hooks of all kinds, in order.
+type hooks struct {
 	mutatingPolicies   []mutating.PolicyHook
 	mutatingWebhooks   []*webhooks.Hook
 	validatingPolicies []validating.PolicyHook
 	validatingWebhooks []*webhooks.Hook
+}
 
-	plans plans
+// of returns the hooks in files. Who may write a master's files may also name addresses of this host, as for a webhook beside the master.
+func (c *Configured) of(files manifests.Hooks) hooks {
+	calls := c.calls
+	calls.Local = true
+	made := func(accessors []upstream.WebhookAccessor) (out []*webhooks.Hook) {
+		for _, accessor := range accessors {
+			out = append(out, webhooks.Of(accessor, calls))
+		}
+		return out
+	}
+	return hooks{files.MutatingPolicies, made(files.MutatingWebhooks), files.ValidatingPolicies, made(files.ValidatingWebhooks)}
+}
+
+// empty says whether the set has no hooks at all.
+func (s *set) empty() bool {
+	return len(s.all.mutatingPolicies)+len(s.all.mutatingWebhooks)+len(s.all.validatingPolicies)+len(s.all.validatingWebhooks) == 0
 }
 
 // of says whether a view has exactly the configurations of the set.
@@ -95,21 +124,29 @@ func (s *set) of(view kv.View) bool {
 
 // at returns the set of the state that a request is prepared against.
 func (c *Configured) at(a *objects.Attributes) *set {
-	if s := c.now.Load(); s != nil && s.table == a.Kinds() && s.of(a.View) {
+	files := c.manifests.Hooks()
+	if s := c.now.Load(); s != nil && s.table == a.Kinds() && s.files.Same(&files) && s.of(a.View) {
 		return s
 	}
-	return c.read(a)
+	return c.read(a, files)
 }
 
 // read makes the set of a state. Only what has changed is compiled.
-func (c *Configured) read(a *objects.Attributes) *set {
+func (c *Configured) read(a *objects.Attributes, files manifests.Hooks) *set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.now.Load(); s != nil && s.table == a.Kinds() && s.of(a.View) {
-		return s
+	before := c.now.Load()
+	if before != nil && before.table == a.Kinds() && before.files.Same(&files) && before.of(a.View) {
+		return before
 	}
-	s := &set{table: a.Kinds()}
+	s := &set{table: a.Kinds(), files: files}
 	s.plans.interfaces.Table = s.table
+	if before != nil && before.files.Same(&files) {
+		s.static = before.static
+	} else {
+		s.static = c.of(files)
+	}
+	s.all = hooks{slices.Clone(s.static.mutatingPolicies), slices.Clone(s.static.mutatingWebhooks), slices.Clone(s.static.validatingPolicies), slices.Clone(s.static.validatingWebhooks)}
 	all := map[string]compiled{}
 	bindings := map[string][]*admissionv1.ValidatingAdmissionPolicyBinding{}
 	mutatingBindings := map[string][]*admissionv1.MutatingAdmissionPolicyBinding{}
@@ -138,20 +175,20 @@ func (c *Configured) read(a *objects.Attributes) *set {
 		one := all[v.Key]
 		for _, h := range one.hooks {
 			if _, is := h.GetMutatingWebhook(); is {
-				s.mutatingWebhooks = append(s.mutatingWebhooks, h)
+				s.all.mutatingWebhooks = append(s.all.mutatingWebhooks, h)
 			} else {
-				s.validatingWebhooks = append(s.validatingWebhooks, h)
+				s.all.validatingWebhooks = append(s.all.validatingWebhooks, h)
 			}
 		}
 		if p := one.validating; p != nil && len(bindings[p.Policy.Name]) > 0 {
 			hook := *p
 			hook.Bindings = bindings[p.Policy.Name]
-			s.validatingPolicies = append(s.validatingPolicies, hook)
+			s.all.validatingPolicies = append(s.all.validatingPolicies, hook)
 		}
 		if p := one.mutating; p != nil && len(mutatingBindings[p.Policy.Name]) > 0 {
 			hook := *p
 			hook.Bindings = mutatingBindings[p.Policy.Name]
-			s.mutatingPolicies = append(s.mutatingPolicies, hook)
+			s.all.mutatingPolicies = append(s.all.mutatingPolicies, hook)
 		}
 	}
 	for key, before := range c.compiled {

@@ -47,7 +47,7 @@ var nothing = &plan{}
 // plan returns the plan of a request.
 func (c *Configured) plan(a *objects.Attributes) *plan {
 	s := c.at(a)
-	if len(s.versions) == 0 {
+	if s.empty() {
 		return nothing
 	}
 	key := planKey{a.Kind, a.Subresource, a.Operation, a.Namespace != ""}
@@ -71,18 +71,22 @@ var reviews = map[schema.GroupResource]bool{
 
 // plan finds the hooks whose rules can match a request.
 func (s *set) plan(a *objects.Attributes) *plan {
-	if a.Kind.Group == admissionv1.GroupName || reviews[a.Kind.GroupResource()] {
-		return nothing // a configuration must not keep itself from being changed
+	if reviews[a.Kind.GroupResource()] {
+		return nothing
+	}
+	hooks := &s.all
+	if a.Kind.Group == admissionv1.GroupName {
+		hooks = &s.static // a configuration that is an object must not keep itself from being changed
 	}
 	p := &plan{interfaces: &s.plans.interfaces}
 	var o admission.ObjectInterfaces = p.interfaces
 	attr, _ := attributes.Of(context.Background(), a)
-	for _, h := range s.mutatingPolicies {
+	for _, h := range hooks.mutatingPolicies {
 		if a.Operation != objects.OpDelete && policies.MayMatch(h.Policy.Spec.MatchConstraints, attr, o) {
 			p.mutatingPolicies = append(p.mutatingPolicies, h)
 		}
 	}
-	for _, h := range s.validatingPolicies {
+	for _, h := range hooks.validatingPolicies {
 		if policies.MayMatch(h.Policy.Spec.MatchConstraints, attr, o) {
 			p.validatingPolicies = append(p.validatingPolicies, h)
 		}
@@ -95,7 +99,7 @@ func (s *set) plan(a *objects.Attributes) *plan {
 		}
 		return out
 	}
-	p.mutatingWebhooks, p.validatingWebhooks = matching(s.mutatingWebhooks), matching(s.validatingWebhooks)
+	p.mutatingWebhooks, p.validatingWebhooks = matching(hooks.mutatingWebhooks), matching(hooks.validatingWebhooks)
 	return p
 }
 
