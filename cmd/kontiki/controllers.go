@@ -6,14 +6,17 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/allocate"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/extension/admission/typecheck"
 	apiquota "github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/admissionpolicy"
 	"github.com/kontiki/kontiki/controller/attachdetach"
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/configrollout"
@@ -94,6 +97,11 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "serviceaccount-controller", account: "service-account-controller",
 			make: silent(func(c *client.Client) *controller.Controller { return serviceaccount.New(c, m.bundle) })},
 		{name: "certificatesigningrequest-approving-controller", account: "certificate-controller", make: silent(certificates.NewApprover)},
+		{name: "validatingadmissionpolicy-status-controller", account: "validatingadmissionpolicy-status-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return admissionpolicy.New(c, func(policy *admissionregistrationv1.ValidatingAdmissionPolicy) []admissionregistrationv1.ExpressionWarning {
+				return typecheck.Check(m.api.Catalog.Table(), policy)
+			})
+		})},
 		{name: "kube-apiserver-serving-clustertrustbundle-publisher-controller", account: "kube-apiserver-serving-clustertrustbundle-publisher",
 			make: silent(func(c *client.Client) *controller.Controller { return trustbundle.New(c, m.bundle) })},
 		{name: "job-controller", account: "job-controller", make: func(c *client.Client, r record.EventRecorder) []*controller.Controller {
