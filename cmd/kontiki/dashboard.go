@@ -24,7 +24,7 @@ func (m *master) withDashboard() (http.Handler, error) {
 			return identity.CurrentSecretKey, identity.SecretKeys
 		},
 		Why: func(ctx context.Context, client kubernetes.Interface, namespace, pod string, out io.Writer) error {
-			return why.Run(ctx, why.Options{Client: client, Namespace: namespace, Name: pod, Out: out, Now: time.Now})
+			return why.Run(ctx, why.Options{Client: client, Namespace: namespace, Name: pod, Scheduler: m.options.scheduling.Config, Out: out, Now: time.Now})
 		},
 		Log: m.log.With("part", "dashboard"),
 	})

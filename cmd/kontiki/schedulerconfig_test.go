@@ -27,10 +27,10 @@ func TestSchedulerConfig(t *testing.T) {
 		t.Errorf("%v: two files have the digest %s", err, c.digest)
 	}
 	for text, want := range map[string]string{
-		header + "parallelism: 3":                 "parallelism: Forbidden",
-		strings.Repeat("#", maxSchedulerConfig+1): "more than 1048576 bytes",
+		header + "parallelism: 3":    "parallelism: Forbidden",
+		strings.Repeat("#", 1<<20+1): "more than 1048576 bytes",
 	} {
-		if _, err := read(text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--scheduler-config ") {
+		if _, err := read(text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--scheduler-config: ") {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

@@ -118,10 +118,14 @@ func ofStorage(plugin string) bool {
 	return strings.Contains(plugin, "Volume") || plugin == devices.Name
 }
 
-// Offline returns the filters of the default profile that need no API: all but those of volumes and devices.
-func Offline() *framework.Profile {
-	c := Default()
-	p := c.profiles[0].make(Handle{})
+// Offline returns those filters of a scheduler's profile that need no API: all but those of volumes and devices. ok is false if no profile has
+// the scheduler's name.
+func (c *Config) Offline(scheduler string) (_ *framework.Profile, ok bool) {
+	i := slices.IndexFunc(c.profiles, func(p profile) bool { return p.name == scheduler })
+	if i < 0 {
+		return nil, false
+	}
+	p := c.profiles[i].make(Handle{})
 	p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool { return ofStorage(f.Name()) })
 	for _, f := range p.Filters {
 		if spread, ok := f.(*plugins.PodTopologySpread); ok {
@@ -129,5 +133,5 @@ func Offline() *framework.Profile {
 		}
 	}
 	p.Scores, p.PostFilters = nil, nil
-	return p
+	return p, true
 }

@@ -2,16 +2,18 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kontiki/kontiki/cmd/kontiki/why"
+	schedulerconfig "github.com/kontiki/kontiki/scheduler/config"
 )
 
 func whyCommand() *cobra.Command {
-	var kubeconfig, namespace string
+	var kubeconfig, namespace, schedulerFile string
 	cmd := &cobra.Command{
 		Use:   "why POD",
 		Short: "Say why a pod is where it is, or why it does not run",
@@ -28,11 +30,18 @@ func whyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return why.Run(cmd.Context(), why.Options{Client: set, Namespace: namespace, Name: args[0], Out: cmd.OutOrStdout(), Now: time.Now})
+			var scheduler *schedulerconfig.Config
+			if schedulerFile != "" {
+				if scheduler, _, err = schedulerconfig.ReadFile(schedulerFile); err != nil {
+					return fmt.Errorf("--scheduler-config: %w", err)
+				}
+			}
+			return why.Run(cmd.Context(), why.Options{Client: set, Namespace: namespace, Name: args[0], Scheduler: scheduler, Out: cmd.OutOrStdout(), Now: time.Now})
 		},
 	}
 	cmd.ValidArgsFunction = completion(func(ctx context.Context) ([]string, error) { return podNames(ctx, kubeconfig, namespace) })
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "the pod's namespace (default: the kubeconfig's)")
+	cmd.Flags().StringVar(&schedulerFile, "scheduler-config", "", "the masters' KubeSchedulerConfiguration, if they were started with one")
 	return cmd
 }

@@ -29,8 +29,10 @@ import (
 type Options struct {
 	Client          kubernetes.Interface
 	Namespace, Name string
-	Out             io.Writer
-	Now             func() time.Time
+	// Scheduler is the masters' configuration; nil for the default one.
+	Scheduler *config.Config
+	Out       io.Writer
+	Now       func() time.Time
 }
 
 // explanation collects what is printed.
@@ -166,8 +168,17 @@ func (e *explanation) nodes() error {
 		e.line("Nodes: there are none")
 		return nil
 	}
+	scheduler := e.Scheduler
+	if scheduler == nil {
+		scheduler = config.Default()
+	}
+	profile, ok := scheduler.Offline(e.pod.Spec.SchedulerName)
+	if !ok {
+		e.line("Nodes: not looked at, as no profile of the masters' scheduler is called %s, of %s", e.pod.Spec.SchedulerName, strings.Join(scheduler.Names(), ", "))
+		return nil
+	}
 	info := framework.NewPodInfo(e.pod)
-	fit, refusal := framework.NewEvaluation(cluster, config.Offline(), info).Fit(info)
+	fit, refusal := framework.NewEvaluation(cluster, profile, info).Fit(info)
 	if refusal == nil {
 		var names []string
 		for _, n := range fit {

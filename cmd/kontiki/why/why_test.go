@@ -16,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/cmd/kontiki/why"
 	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/scheduler/config"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -47,9 +48,11 @@ func TestWhy(t *testing.T) {
 	there := pod("there", "900m")
 	there.Spec.NodeName = "full"
 	there = create(t, h, there)
+	var scheduler *config.Config
+	var err error
 	explain := func(name string) (string, error) {
 		var out bytes.Buffer
-		err := why.Run(ctx, why.Options{Client: h.Clientset(), Namespace: "default", Name: name, Out: &out, Now: time.Now})
+		err := why.Run(ctx, why.Options{Client: h.Clientset(), Namespace: "default", Name: name, Out: &out, Now: time.Now, Scheduler: scheduler})
 		return out.String(), err
 	}
 	says := func(name string, want ...string) {
@@ -71,6 +74,15 @@ func TestWhy(t *testing.T) {
 		}
 	}
 
+	other := pod("other", "2")
+	other.Spec.SchedulerName = "bin-packing"
+	create(t, h, other)
+	says("other", "Nodes: not looked at, as no profile of the masters' scheduler is called bin-packing, of default-scheduler")
+	if scheduler, err = config.Parse([]byte(`{apiVersion: kubescheduler.config.k8s.io/v1, kind: KubeSchedulerConfiguration, profiles: [{schedulerName: default-scheduler},
+		{schedulerName: bin-packing, plugins: {filter: {disabled: [{name: NodeUnschedulable}]}}}]}`)); err != nil {
+		t.Fatal(err)
+	}
+	says("other", "3: Insufficient cpu [NodeResourcesFit]: cordoned, full, small")
 	create(t, h, pod("big", "2"))
 	says("big", "Pod default/big: Pending", "Scheduling: default-scheduler has not looked at it yet", "Nodes (3), volumes and devices aside:",
 		"2: Insufficient cpu [NodeResourcesFit]: full, small", "1: node(s) were unschedulable [NodeUnschedulable]: cordoned")
