@@ -92,6 +92,8 @@ type Config struct {
 	// Timeline keeps what this master does to start pods, and Timelines returns what all know of that; nil for nothing.
 	Timeline  *timeline.Recorder
 	Timelines func(ctx context.Context, pod *corev1.Pod) any
+	// Advice returns which requests are advised for the workloads of a namespace, "" for all; nil for no advice.
+	Advice func(namespace string) any
 	// LocalWebhooks permits webhooks at addresses of this host. It is for tests.
 	LocalWebhooks bool
 	// Usage has what nodes and pods use, for metrics.k8s.io; nil means that nobody reports it.
@@ -211,7 +213,7 @@ func New(c Config) (*API, error) {
 	reach.Open(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
-		Agents: reach, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
+		Agents: reach, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Advice: c.Advice, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
 		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)

@@ -45,6 +45,8 @@ type Config struct {
 	Tracer *tracing.Tracer
 	// Timeline returns what is known of a pod's start; nil for nothing.
 	Timeline func(ctx context.Context, pod *corev1.Pod) any
+	// Advice returns which requests are advised for the workloads of a namespace, "" for all; nil if there is no advice.
+	Advice func(namespace string) any
 	// Audit records requests, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control
@@ -243,6 +245,12 @@ func (c *call) serveOther() {
 	}
 	if strings.HasPrefix(path, TimelinePath) {
 		if err := c.serveTimeline(); err != nil {
+			c.fail(err)
+		}
+		return
+	}
+	if path == AdvicePath {
+		if err := c.serveAdvice(); err != nil {
 			c.fail(err)
 		}
 		return

@@ -142,6 +142,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		})},
 
 		// No other program knows of these annotations.
+		{name: "advice-controller", own: true, account: "advice-controller", make: m.applyAdvice},
 		{name: "config-rollout-controller", own: true, account: "config-rollout-controller", make: configrollout.New},
 
 		// The health of nodes is known from gossip and sessions, and the counters of quotas and the ranges of service addresses are a part

@@ -126,6 +126,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"scheduler-config":                      {"/etc/scheduler.yaml", func(w wired) any { return w.scheduling.file }}, // TestSchedulerConfig
 		"certificate-lifetime":                  {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
 		"cluster-signing-duration":              {"11h0m0s", func(w wired) any { return w.signingDuration }},
+		"advice-period":                         {"17s", func(w wired) any { return w.advice.period }},
+		"advice-apply-after":                    {"2h0m0s", func(w wired) any { return w.advice.after }},
 		"remove-dead-masters-after":             {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
 		"snapshot-dir":                          {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},
 		"snapshot-interval":                     {"17m0s", func(w wired) any { return w.cluster.Backups.Interval }},

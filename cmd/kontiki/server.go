@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/kontiki/kontiki/api/advice"
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
@@ -71,6 +72,7 @@ type serverOptions struct {
 	volumeLease               time.Duration
 	evictions                 nodelifecycle.Evictions
 	autoscaler                horizontal.Options
+	advice                    adviceOptions
 	deadMasters               time.Duration
 	signingDuration           time.Duration
 	backups                   backup.Schedule
@@ -125,6 +127,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.Int64Var(&o.tolerationSeconds, "default-toleration-seconds", 300, "how long pods stay on a node that is not ready or not reachable, unless they have tolerations for it; the same on all masters")
 	o.evictions = nodelifecycle.DefaultEvictions
 	autoscalerFlags(f, &o.autoscaler)
+	o.advice.flags(f)
 	f.DurationVar(&o.volumeLease, "volume-lease", 10*time.Second, "how long after its last contact with the masters a worker stops the pods that use volumes for one node at a time, so that these can be used elsewhere; 0 for never")
 	f.DurationVar(&o.confirmPeriod, "node-confirm-period", 5*time.Second, "how long a worker without a session must fail to answer probes before its node counts as lost")
 	f.Float64Var(&o.evictions.Rate, "node-eviction-rate", o.evictions.Rate, "how many failed nodes of a healthy zone are emptied per second")
@@ -233,6 +236,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 		},
 	}
 	autoscalerSettings(o.autoscaler, settings.Shared)
+	o.advice.settings(settings.Shared)
 	return settings
 }
 
@@ -268,7 +272,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(o.checkFailures(), checkAutoscaler(o.autoscaler)); err != nil {
+	if err := errors.Join(o.checkFailures(), checkAutoscaler(o.autoscaler), o.advice.check()); err != nil {
 		return err
 	}
 	if o.signingDuration < certificates.MinDuration {
@@ -369,6 +373,8 @@ type master struct {
 	// timeline has what this master does to start pods, timelines what all hosts do.
 	timeline  *timeline.Recorder
 	timelines *timelines.Gatherer
+	// advice is what requests would fit the workloads.
+	advice *advice.Keeper
 }
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, tracer *tracing.Tracer, log *slog.Logger) (*master, error) {
@@ -396,7 +402,8 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		Tokens: a.tokens, Anonymous: a.anonymous,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Metrics: apiMetrics,
 		Tracer: tracer, Timeline: m.timeline, Timelines: func(ctx context.Context, pod *corev1.Pod) any { return m.timelines.Of(ctx, pod) },
-		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
+		Advice: func(namespace string) any { return m.advice.Advise(namespace) },
+		Audit:  o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
 		Checks: []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
@@ -411,6 +418,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		return nil, err
 	}
 	m.reader = client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
+	m.advice = advice.New(advice.Config{Usage: m.usage, View: func() client.View { return m.reader.View() }, Period: o.advice.period, Log: log.With("part", "advice")})
 	m.timelines = timelines.New(timelines.Config{
 		Local: m.timeline, Name: c.Name(), Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Agents: agents.New(m.api.Objects, m.agents),
 	})
@@ -485,6 +493,7 @@ func (m *master) run(ctx context.Context) error {
 		return controller.Keep(running, "authentication", m.log.With("part", "api"), m.authentication.run)
 	})
 	group.Go(func() error { return m.sessions.Run(running) })
+	group.Go(func() error { return m.advice.Run(running) })
 	group.Go(func() error { return m.sessions.Balance(running, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {

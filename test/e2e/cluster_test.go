@@ -62,6 +62,7 @@ func runAll(m *testing.M) (code int) {
 	}
 	defer os.RemoveAll(filepath.Dir(handlerCalls))
 	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--tracing-config-file="+tracing, "--agent-arg=--tracing-config-file="+tracing,
+		"--server-arg=--advice-period=5s", "--server-arg=--advice-apply-after=5s",
 		"--agent-arg=--pod-manifest-path="+staticPods, "--agent-arg=--runtime-handlers=logging=io.containerd.runc.v2:"+handlerCalls+".sh",
 		"--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
 	defer func() {
