@@ -5,6 +5,7 @@
 //	tools exit CODE               print the pod's host name and completion index, and end with a code
 //	tools get [-n TIMES] URL      print the bodies
 //	tools lookup NAME             print the addresses of a name
+//	tools review FOLDER           be an admission webhook, with the certificate FOLDER/tls.crt: see review.go
 //	tools serve [ADDRESS]         respond to every request with the host's name; to / only while /tmp/unready is absent
 //	tools sleep                   wait for SIGTERM
 package main
@@ -29,7 +30,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("tools: alone, exit, get, lookup, serve or sleep?")
+		log.Fatal("tools: alone, exit, get, lookup, review, serve or sleep?")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -43,6 +44,8 @@ func main() {
 		err = get(ctx, os.Args[2:])
 	case "lookup":
 		err = lookup(ctx, os.Args[2:])
+	case "review":
+		err = review(os.Args[2])
 	case "serve":
 		err = serve(ctx, append(os.Args[2:], ":8080")[0])
 	case "sleep":
