@@ -98,9 +98,13 @@ func (h *Hook) post(ctx context.Context, review runtime.Object) ([]byte, error) 
 	if !h.circuit.enter(began) {
 		return nil, errPaused
 	}
+	failed := true // also if it panics
+	defer func() {
+		ended := time.Now()
+		h.circuit.left(failed, ctx.Err() != nil, ended.Sub(began), ended)
+	}()
 	answer, err := client.Review(within, body)
-	ended := time.Now()
-	h.circuit.left(err != nil, ctx.Err() != nil, ended.Sub(began), ended)
+	failed = err != nil
 	return answer, err
 }
 

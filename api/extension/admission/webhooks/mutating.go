@@ -1,7 +1,6 @@
 package webhooks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -231,13 +230,11 @@ type (
 )
 
 func (m *mutation) annotate(prefix string, place int, level auditinternal.Level, value any) {
-	text := bytes.Buffer{}
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	if encoder.Encode(value) != nil {
+	text, err := json.Marshal(value)
+	if err != nil {
 		return
 	}
-	_ = m.attr.AddAnnotationWithLevel(fmt.Sprintf("%s.webhook.admission.k8s.io/round_%d_index_%d", prefix, m.round, place), string(bytes.TrimSpace(text.Bytes())), level)
+	_ = m.attr.AddAnnotationWithLevel(fmt.Sprintf("%s.webhook.admission.k8s.io/round_%d_index_%d", prefix, m.round, place), string(text), level)
 }
 
 func managedFieldsOf(obj runtime.Object) []metav1.ManagedFieldsEntry {
