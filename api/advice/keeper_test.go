@@ -125,7 +125,9 @@ func TestAContainerThatWasOutOfMemoryNeedsMore(t *testing.T) {
 func TestTheKeeperIsBounded(t *testing.T) {
 	c := newCluster(t)
 	now := time.Now()
-	of := func(i int) key { return key{Workload{"default", "Pod", string(rune('a'+i%26)) + time.Duration(i).String()}, "c"} }
+	of := func(i int) key {
+		return key{Workload{"default", "Pod", string(rune('a'+i%26)) + time.Duration(i).String()}, "c"}
+	}
 	for i := range mostTracked + 100 {
 		c.k.add(of(i), now, 1, 1, 1)
 	}

@@ -219,7 +219,7 @@ func New(c Config) (*API, error) {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
-		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster, Tracer: c.Tracer,
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster, Metrics: c.Metrics, Tracer: c.Tracer,
 		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: ready(c.Ready, checks), Log: c.Log, CatchUp: store.catchUp,
 	})
 	return a, nil

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 )
 
@@ -60,8 +61,8 @@ func (c *call) spanName() string {
 	if c.target.name != "" {
 		name.WriteString("/{:name}")
 	}
-	if measuredSubresources[c.target.subresource] {
-		name.WriteString("/" + c.target.subresource)
+	if subresource := measure.Subresource(c.target.subresource); subresource != "" {
+		name.WriteString("/" + subresource)
 	}
 	return name.String()
 }

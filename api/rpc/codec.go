@@ -141,6 +141,7 @@ func (s *receiving) RecvMsg(message any) error {
 		return err
 	}
 	s.begun = true
+	s.caller.open(message)
 	if err = s.caller.enter(message); err != nil {
 		s.caller.begin(message)
 	}

@@ -77,9 +77,6 @@ func (c *caller) refuse(err error) {
 
 // finish records how a call ended.
 func (c *caller) finish(answer any, err error) {
-	if !c.record.Recording() {
-		return
-	}
 	code := http.StatusOK
 	switch a := answer.(type) {
 	case *kontikiv1.CreateResponse:
@@ -92,7 +89,12 @@ func (c *caller) finish(answer any, err error) {
 	if err != nil {
 		err = recordable(err)
 	}
-	c.record.Finish(code, err)
+	if c.Metrics != nil {
+		c.ended(cmp.Or(httpCode(err), code))
+	}
+	if c.record.Recording() {
+		c.record.Finish(code, err)
+	}
 }
 
 // over records the end of a call that did not reach a handler: its message could not be decoded, or the method does not exist.

@@ -21,6 +21,7 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/flow"
+	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
@@ -38,6 +39,8 @@ type Config struct {
 	Cluster kontikiv1.ClusterServer
 	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.
 	CatchUp func(context.Context)
+	// Metrics counts calls; nil counts nothing.
+	Metrics *measure.API
 	// Tracer makes the spans of calls; nil makes none.
 	Tracer *tracing.Tracer
 	// Audit records calls, and Limits decides which are served at once; nil disables either.
@@ -108,8 +111,9 @@ type caller struct {
 	// seat is what the call holds in its priority level. It has been given back while its client is slow.
 	seat atomic.Pointer[flow.Seat]
 	// about has the attributes of the call's message, once they are known.
-	about *authorizer.AttributesRecord
-	w     http.ResponseWriter
+	about    *authorizer.AttributesRecord
+	w        http.ResponseWriter
+	measured measured
 	// The fields below are only for the audit log.
 	sender   user.Info
 	id       types.UID
@@ -126,6 +130,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &caller{Server: s, r: r, w: w, method: s.methodOf(r.URL.Path), userAgent: r.UserAgent()}
 	leave := func() { c.seat.Load().Leave() }
 	st := newStream(w, r, s.limits, leave)
+	c.measured.began = time.Now()
+	defer c.measure(st)
 	defer st.close()
 	st.whole = s.unaryMethods[r.URL.Path]
 	if s.Audit != nil {
@@ -133,12 +139,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var err error
 	if c.sender, err = s.Authenticator.Authenticate(r, c.method.equivalent(r.URL.Path)); err != nil {
+		s.Metrics.Authenticated(false)
 		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		err = apierrors.NewUnauthorized("Unauthorized")
+		c.ended(http.StatusUnauthorized)
 		c.unauthenticated(err)
 		st.finish(Status(err))
 		return
 	}
+	s.Metrics.Authenticated(true)
 	if c.sender != auth.Anonymous {
 		newcomers.KnownRequest(r.Context())
 	}
@@ -236,6 +245,14 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
+	if s.Metrics != nil {
+		c.attributes(request)
+	}
+	if options, ok := request.(interface {
+		GetOptions() *kontikiv1.WriteOptions
+	}); ok {
+		c.measured.dryRun = options.GetOptions().GetDryRun()
+	}
 	if err = c.enter(request); err == nil {
 		answer, err = handler(ctx, request)
 	}
@@ -266,6 +283,8 @@ func (c *caller) recovered(err *error) {
 	if cause := recover(); cause != nil {
 		c.record.Panicked(cause)
 		c.Log.Error("call panicked", "method", logline.Cut(c.r.URL.Path), "panic", cause, "stack", string(debug.Stack()))
+		c.Metrics.Panicked()
+		c.ended(http.StatusInternalServerError)
 		*err = Status(apierrors.NewInternalError(errPanicked)).Err()
 	}
 }

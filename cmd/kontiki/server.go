@@ -336,7 +336,9 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err := prometheus.Register(c.Collector()); err != nil {
 		return errors.Join(err, c.Close())
 	}
-	for _, metrics := range []prometheus.Collector{controller.Metrics(), schedulerMetrics, apiMetrics, autoscalerMetrics} {
+	clients := newClientMetrics()
+	clients.register()
+	for _, metrics := range []prometheus.Collector{clients, controller.Metrics(), schedulerMetrics, apiMetrics, autoscalerMetrics} {
 		if err := prometheus.Register(metrics); err != nil {
 			return errors.Join(err, c.Close())
 		}
