@@ -346,7 +346,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Dir:       place.dataDir, Configuration: w.agent.Configuration,
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(calls, rules, questions, w.agent.PodMetrics())
+	registry.MustRegister(newBuildInfo(), calls, rules, questions, w.agent.PodMetrics())
 	if w.spans != nil {
 		registry.MustRegister(w.spans)
 	}

@@ -338,7 +338,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	}
 	clients := newClientMetrics()
 	clients.register()
-	for _, metrics := range []prometheus.Collector{clients, controller.Metrics(), schedulerMetrics, apiMetrics, autoscalerMetrics} {
+	for _, metrics := range []prometheus.Collector{clients, newBuildInfo(), controller.Metrics(), schedulerMetrics, apiMetrics, autoscalerMetrics} {
 		if err := prometheus.Register(metrics); err != nil {
 			return errors.Join(err, c.Close())
 		}
