@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/internal/advice"
 	"github.com/kontiki/kontiki/internal/contain"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 const (
@@ -68,8 +69,8 @@ type key struct {
 
 // Config says what a Keeper samples.
 type Config struct {
-	Usage *usage.Directory
-	View  func() client.View
+	Usage  *usage.Directory
+	Client *client.Client
 	// Period is how often it samples; 0 means once a minute.
 	Period time.Duration
 	Log    *slog.Logger
@@ -80,6 +81,7 @@ type Keeper struct {
 	Config
 	mu    sync.Mutex
 	known map[key]*advice.Usage
+	pods  map[string]*watched // by key of the store; those that were reported at the last sample
 	// sampled is when the last sample was taken: out-of-memory kills since then are new.
 	sampled time.Time
 }
@@ -111,28 +113,71 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
+// watched is what is remembered of a pod that a worker reports, so that only pods that changed are decoded.
+type watched struct {
+	revision   uint64
+	node, uid  string // as reported
+	owned      bool   // it runs, and is the API's pod on that node
+	workload   Workload
+	containers map[string]float64 // the processors that each requests
+}
+
 func (k *Keeper) sample(ctx context.Context, now time.Time) {
-	s, v := k.Usage.Now(ctx), k.View()
+	s, v := k.Usage.Now(ctx), k.Client.View()
+	pods := k.Client.KindOf(&corev1.Pod{})
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	client.Each(v, "", func(pod *corev1.Pod) bool {
-		if measured := s.PodMetrics(pod); measured != nil {
-			w := WorkloadOf(v, pod)
-			for _, c := range measured.Containers {
-				if spec := containerOf(pod, c.Name); spec != nil {
-					k.add(key{w, c.Name}, now, c.Usage.Cpu().AsApproximateFloat64(), c.Usage.Memory().AsApproximateFloat64(), spec.Resources.Requests.Cpu().AsApproximateFloat64())
-				}
+	seen := make(map[string]*watched, len(k.pods))
+	s.EachPod(func(node string, p *nodev1.PodUsage) {
+		at := pods.Key(p.Namespace, p.Name)
+		version, ok := v.Get(at)
+		if !ok {
+			return
+		}
+		w := k.pods[at]
+		if w == nil || w.revision != version.ModRevision || w.node != node || w.uid != p.Uid {
+			if w = k.look(v, node, p, now); w == nil {
+				return
+			}
+			w.revision = version.ModRevision
+		}
+		seen[at] = w
+		if !w.owned || !p.Complete || slices.ContainsFunc(p.Containers, func(c *nodev1.ContainerUsage) bool { return c.Compute.WindowMs == 0 }) {
+			return
+		}
+		for _, c := range p.Containers {
+			if requested, ok := w.containers[c.Name]; ok {
+				k.add(key{w.workload, c.Name}, now, float64(c.Compute.CpuNanocores)/1e9, float64(c.Compute.MemoryWorkingSetBytes), requested)
 			}
 		}
-		k.noteOutOfMemory(v, pod, now)
-		return true
 	})
+	k.pods = seen
 	for key, u := range k.known {
 		if now.Sub(u.Last) > forgotten {
 			delete(k.known, key)
 		}
 	}
 	k.sampled = now
+}
+
+// look decodes a pod that a worker reports, and notes if its containers were out of memory since the last sample; nil if there is none.
+func (k *Keeper) look(v client.View, node string, p *nodev1.PodUsage, now time.Time) *watched {
+	pod, ok := client.Get[*corev1.Pod](v, p.Namespace, p.Name)
+	if !ok {
+		return nil
+	}
+	w := &watched{node: node, uid: p.Uid, owned: usage.Owns(pod, node, p) && pod.Status.Phase == corev1.PodRunning, workload: WorkloadOf(v, pod), containers: map[string]float64{}}
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if spec := containerOf(pod, list[i].Name); spec != nil {
+				w.containers[spec.Name] = spec.Resources.Requests.Cpu().AsApproximateFloat64()
+			}
+		}
+	}
+	if w.owned {
+		k.noteOutOfMemory(w.workload, pod, now)
+	}
+	return w
 }
 
 func (k *Keeper) add(of key, now time.Time, cores, bytes, requested float64) {
@@ -158,7 +203,7 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 }
 
 // noteOutOfMemory notes which containers were killed since the last sample because they were out of memory.
-func (k *Keeper) noteOutOfMemory(v client.View, pod *corev1.Pod, now time.Time) {
+func (k *Keeper) noteOutOfMemory(of Workload, pod *corev1.Pod, now time.Time) {
 	for i := range pod.Status.ContainerStatuses {
 		s := &pod.Status.ContainerStatuses[i]
 		ended := s.LastTerminationState.Terminated
@@ -173,7 +218,7 @@ func (k *Keeper) noteOutOfMemory(v client.View, pod *corev1.Pod, now time.Time) 
 		if had == 0 {
 			had = spec.Resources.Requests.Memory().AsApproximateFloat64()
 		}
-		if u := k.known[key{WorkloadOf(v, pod), s.Name}]; u != nil {
+		if u := k.known[key{of, s.Name}]; u != nil {
 			u.OutOfMemory(now, had)
 		}
 	}
@@ -223,7 +268,7 @@ type List struct {
 
 // Advise returns the advice for the workloads that run in a namespace, "" for all, in the order of their names.
 func (k *Keeper) Advise(namespace string) *List {
-	v := k.View()
+	v := k.Client.View()
 	newest, count := map[Workload]*corev1.Pod{}, map[Workload]int{}
 	client.Each(v, namespace, func(pod *corev1.Pod) bool {
 		if pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil {
@@ -289,7 +334,7 @@ func (k *Keeper) Need(s *usage.Snapshot, pod *corev1.Pod, atLeast time.Duration)
 	if measured == nil {
 		return nil
 	}
-	w := WorkloadOf(k.View(), pod)
+	w := WorkloadOf(k.Client.View(), pod)
 	needs := map[string]advice.Need{}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -45,7 +45,7 @@ func newCluster(t *testing.T) *cluster {
 				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")}}}}}})
 		c.pods = append(c.pods, controllertest.ChangeStatus(t, c.Client, "default", name, func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }))
 	}
-	c.k = New(Config{Usage: usage.NewDirectory(usage.Config{Local: c.local}), View: c.Client.View, Log: slog.New(slog.DiscardHandler)})
+	c.k = New(Config{Usage: usage.NewDirectory(usage.Config{Local: c.local}), Client: c.Client, Log: slog.New(slog.DiscardHandler)})
 	return c
 }
 
@@ -145,5 +145,23 @@ func TestTheKeeperIsBounded(t *testing.T) {
 	var none client.Object = c.pods[0]
 	if w := WorkloadOf(c.Client.View(), none.(*corev1.Pod)); w.Kind != "Deployment" {
 		t.Errorf("%+v", w)
+	}
+}
+
+// A sample costs what changed: pods that are as before are not decoded again.
+func TestOnlyChangedPodsAreLookedAt(t *testing.T) {
+	c := newCluster(t)
+	began := time.Now()
+	at := c.Client.KindOf(&corev1.Pod{}).Key("default", "web-1-a")
+	c.uses(t, began, 0.1, 1<<20)
+	first := c.k.pods[at]
+	c.uses(t, began.Add(time.Minute), 0.1, 1<<20)
+	if first == nil || c.k.pods[at] != first {
+		t.Error("a pod that did not change was looked at again")
+	}
+	controllertest.Change(t, c.Client, "default", "web-1-a", func(p *corev1.Pod) { p.Labels = map[string]string{"new": "label"} })
+	c.uses(t, began.Add(2*time.Minute), 0.1, 1<<20)
+	if c.k.pods[at] == first || len(c.k.pods) != 2 || c.k.Advise("").Items[0].Samples != 6 {
+		t.Errorf("%d pods, advice %+v", len(c.k.pods), c.k.Advise(""))
 	}
 }

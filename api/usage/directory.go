@@ -212,6 +212,17 @@ func (s *Snapshot) Node(name string) *nodev1.NodeUsage {
 	return nil
 }
 
+// EachPod calls visit with the pods that workers reported, and the workers' nodes.
+func (s *Snapshot) EachPod(visit func(node string, p *nodev1.PodUsage)) {
+	for name := range s.reports {
+		if w := s.worker(name); w != nil {
+			for _, p := range w.report.Pods {
+				visit(name, p)
+			}
+		}
+	}
+}
+
 // Pod returns what a pod uses, as the worker of the node reports that it is bound to; nil if that has not reported it.
 func (s *Snapshot) Pod(pod *corev1.Pod) *nodev1.PodUsage {
 	if pod.Spec.NodeName == "" {

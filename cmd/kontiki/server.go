@@ -420,7 +420,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		return nil, err
 	}
 	m.reader = client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
-	m.advice = advice.New(advice.Config{Usage: m.usage, View: func() client.View { return m.reader.View() }, Period: o.advice.period, Log: log.With("part", "advice")})
+	m.advice = advice.New(advice.Config{Usage: m.usage, Client: m.reader, Period: o.advice.period, Log: log.With("part", "advice")})
 	m.timelines = timelines.New(timelines.Config{
 		Local: m.timeline, Name: c.Name(), Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Agents: agents.New(m.api.Objects, m.agents),
 	})
