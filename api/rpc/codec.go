@@ -141,7 +141,7 @@ func (s *receiving) RecvMsg(message any) error {
 		return err
 	}
 	s.begun = true
-	s.caller.open(message)
+	s.caller.told(message)
 	if err = s.caller.enter(message); err != nil {
 		s.caller.begin(message)
 	}

@@ -3,28 +3,39 @@ package rpc
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// measured is what the metrics of a call need: those of the equivalent REST request.
+// measured is what the metrics of a call need: those of the equivalent REST request. The handler of a stream that its client has left may
+// still run when the call has been counted.
 type measured struct {
-	began  time.Time
-	dryRun bool
+	began time.Time
+
+	mu sync.Mutex
+	// request is what the call is counted as, once its first message has been read; told says so.
+	request measure.Request
+	told    bool
 	// code is the status of the equivalent response, 0 while it is not known.
 	code int
 	// long is called at the end of a long-running call; nil for others, and before its first message.
 	long func(code int)
+	over bool
 }
 
 // ended notes the status of the call; the first one counts.
 func (c *caller) ended(code int) {
-	if c.measured.code == 0 {
-		c.measured.code = code
+	m := &c.measured
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.code == 0 {
+		m.code = code
 	}
 }
 
@@ -36,27 +47,37 @@ func httpCode(err error) int {
 	return int(objects.StatusOf(err).Code)
 }
 
-// request returns what the call is counted as.
-func (c *caller) request() measure.Request {
-	a := c.about
-	if a == nil || !a.ResourceRequest {
+// told notes what the call is about, by its first message, and counts a long-running one as being under way.
+func (c *caller) told(message any) {
+	if c.Metrics == nil {
+		return
+	}
+	r := c.requestOf(message)
+	m := &c.measured
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.request, m.told = r, true
+	if c.method.longRunning && !m.over {
+		m.long = c.Metrics.Long(r)
+	}
+}
+
+// requestOf returns what a call with a message is counted as.
+func (c *caller) requestOf(message any) measure.Request {
+	a := c.attributes(message)
+	if !a.ResourceRequest {
 		return measure.PathRequest(c.method.verb, c.method.path)
 	}
 	r := measure.ResourceRequest(a.Verb, a.APIGroup, a.APIVersion, a.Resource, a.Subresource, a.Namespace != "", a.Name != "")
-	if c.r.URL.Path == "/kontiki.v1.Objects/Apply" {
+	if c.r.URL.Path == kontikiv1.Objects_Apply_FullMethodName {
 		r.Verb = "APPLY"
 	}
-	r.DryRun = c.measured.dryRun
-	return r
-}
-
-// open counts a long-running call, whose first message has been read, as being under way.
-func (c *caller) open(message any) {
-	if c.Metrics == nil || !c.method.longRunning {
-		return
+	if write, ok := message.(interface {
+		GetOptions() *kontikiv1.WriteOptions
+	}); ok {
+		r.DryRun = write.GetOptions().GetDryRun()
 	}
-	c.attributes(message)
-	c.measured.long = c.Metrics.Long(c.request())
+	return r
 }
 
 // measure counts a call that has ended.
@@ -64,8 +85,12 @@ func (c *caller) measure(st *stream) {
 	if c.Metrics == nil {
 		return
 	}
-	code := c.measured.code
-	if code == 0 { // it did not reach a handler
+	m := &c.measured
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over = true
+	code := m.code
+	if code == 0 { // it did not reach a handler, or its client has left
 		code = http.StatusOK
 		if n, err := strconv.Atoi(st.Header().Get("Grpc-Status")); err == nil && n != int(codes.OK) {
 			if code = httpOfCode[codes.Code(n)]; code == 0 {
@@ -73,9 +98,12 @@ func (c *caller) measure(st *stream) {
 			}
 		}
 	}
-	if c.measured.long != nil {
-		c.measured.long(code)
+	if m.long != nil {
+		m.long(code)
 		return
 	}
-	c.Metrics.End(c.request(), true, code, time.Since(c.measured.began), 0, 0) // the size of a response is not that of its REST equivalent
+	if !m.told {
+		m.request = measure.PathRequest(c.method.verb, c.method.path)
+	}
+	c.Metrics.End(m.request, true, code, time.Since(m.began), 0, 0) // the size of a response is not that of its REST equivalent
 }

@@ -245,14 +245,7 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	if s.Metrics != nil {
-		c.attributes(request)
-	}
-	if options, ok := request.(interface {
-		GetOptions() *kontikiv1.WriteOptions
-	}); ok {
-		c.measured.dryRun = options.GetOptions().GetDryRun()
-	}
+	c.told(request)
 	if err = c.enter(request); err == nil {
 		answer, err = handler(ctx, request)
 	}

@@ -62,7 +62,12 @@ func (g *Gatherer) Of(ctx context.Context, pod *corev1.Pod) *timeline.Document {
 	if g.Masters != nil {
 		others = slices.DeleteFunc(slices.Clone(g.Masters()), func(address string) bool { return address == g.Own })
 	}
-	remote := make([]timeline.Source, len(others)+1)
+	node := pod.Spec.NodeName
+	asksWorker := node != "" && g.Agents != nil
+	remote := make([]timeline.Source, len(others), len(others)+1)
+	if asksWorker {
+		remote = remote[:len(others)+1]
+	}
 	var group errgroup.Group
 	for i, address := range others {
 		group.Go(func() error {
@@ -71,10 +76,7 @@ func (g *Gatherer) Of(ctx context.Context, pod *corev1.Pod) *timeline.Document {
 			return nil
 		})
 	}
-	node := pod.Spec.NodeName
-	if node == "" || g.Agents == nil {
-		remote = remote[:len(others)]
-	} else {
+	if asksWorker {
 		group.Go(func() error {
 			s := &remote[len(others)]
 			*s = timeline.Source{Role: timeline.Worker, Host: node}
