@@ -5,6 +5,7 @@ package apiserver
 import (
 	"context"
 	"crypto"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	apiserverconfig "k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/capabilities"
 
 	"github.com/kontiki/kontiki/api/admission"
@@ -33,6 +35,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	extension "github.com/kontiki/kontiki/api/extension/admission"
 	"github.com/kontiki/kontiki/api/extension/admission/manifests"
+	"github.com/kontiki/kontiki/api/extension/aggregation"
 	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/measure"
@@ -105,6 +108,8 @@ type Config struct {
 	Extra   map[string]http.Handler
 	// Cluster implements administration of the cluster by gRPC, for authorized callers; nil means that this service is not served.
 	Cluster kontikiv1.ClusterServer
+	// FrontProxy returns the certificate by which extension API servers know this master; nil if it has none.
+	FrontProxy func() (*tls.Certificate, error)
 	// Audit records requests, and Limits decides which are served at once, those of both fronts together; nil disables either.
 	Audit  *audit.Auditor
 	Limits *flow.Control
@@ -126,6 +131,9 @@ type API struct {
 	Sealer *seal.Sealer
 	// KubernetesService is the address of the service default/kubernetes, the first of the service range.
 	KubernetesService netip.Addr
+
+	// Aggregated are the group versions that extension API servers serve.
+	Aggregated *aggregation.Services
 
 	definitions *definitions.Definitions
 	manifests   *manifests.Manifests
@@ -149,6 +157,8 @@ func New(c Config) (*API, error) {
 	}
 	reach := &agents.Agents{}
 	a.definitions = definitions.New(definitions.Config{Store: c.Store, Catalog: a.Catalog, Decode: decode, Convert: converters(reach, c.LocalWebhooks), Log: c.Log})
+	apiServices, _ := a.Catalog.Table().ByGroupResource(apiregistrationv1.GroupName, "apiservices")
+	a.Aggregated = aggregation.New(aggregation.Config{Store: c.Store, Decode: decode, Kind: apiServices, Pods: reach, Certificate: frontProxy(c.FrontProxy), Log: c.Log})
 	store := &settling{c.Store, a.definitions}
 	c.Store = store
 	rules := authz.NewRules(c.Store, a.Catalog.Table())
@@ -213,7 +223,7 @@ func New(c Config) (*API, error) {
 	reach.Open(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
-		Agents: reach, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Advice: c.Advice, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
+		Agents: reach, Aggregated: a.Aggregated, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Advice: c.Advice, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
 		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)

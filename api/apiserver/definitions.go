@@ -2,6 +2,8 @@ package apiserver
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -67,11 +69,22 @@ func converters(pods webhook.Pods, local bool) func(*apiextensionsv1.CustomResou
 	}
 }
 
+// frontProxy returns a function that returns the front proxy's certificate, or that there is none.
+func frontProxy(certificate func() (*tls.Certificate, error)) func() (*tls.Certificate, error) {
+	if certificate != nil {
+		return certificate
+	}
+	return func() (*tls.Certificate, error) {
+		return nil, errors.New("this master has no certificate as the front proxy")
+	}
+}
+
 // Run keeps the table of kinds as the definitions of custom resources are, and admission as the files of this master are, until the context
 // ends. It returns the context's error.
 func (a *API) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return contain.Run(func() error { return a.definitions.Run(ctx) }) })
+	group.Go(func() error { return contain.Run(func() error { return a.Aggregated.Run(ctx) }) })
 	group.Go(func() error {
 		return contain.Run(func() error {
 			a.manifests.Run(ctx)

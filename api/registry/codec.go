@@ -14,6 +14,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	applyconfigurations "k8s.io/client-go/applyconfigurations"
+	aggregatorv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	aggregator "k8s.io/kube-aggregator/pkg/generated/openapi"
+	"k8s.io/kube-openapi/pkg/builder3"
+	"k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // Codec converts the objects of a resource between their representations: versioned, internal and stored. It is safe for concurrent
@@ -173,6 +178,34 @@ var extensionFields = sync.OnceValue(func() managedfields.TypeConverter { return
 func ExtensionCodec() Codec {
 	return schemeCodec{group: apiextensions.GroupName, fields: extensionFields}
 }
+
+// AggregatorCodec is SchemeCodec for APIServices, the structure of which client-go does not have.
+func AggregatorCodec() Codec {
+	return schemeCodec{group: aggregatorv1.GroupName, fields: aggregatorFields}
+}
+
+// aggregatorFields reads the structure from upstream's OpenAPI definitions.
+var aggregatorFields = sync.OnceValue(func() managedfields.TypeConverter {
+	kind := aggregatorv1.APIService{}.OpenAPIModelName()
+	definitions, err := builder3.BuildOpenAPIDefinitionsForResources(&common.OpenAPIV3Config{
+		GetDefinitions: aggregator.GetOpenAPIDefinitions,
+		GetDefinitionName: func(name string) (string, spec.Extensions) {
+			if name != kind {
+				return name, nil
+			}
+			return name, spec.Extensions{"x-kubernetes-group-version-kind": []any{map[string]any{
+				"group": aggregatorv1.GroupName, "version": "v1", "kind": "APIService"}}}
+		},
+	}, kind)
+	if err != nil {
+		panic(err) // of constants
+	}
+	converter, err := managedfields.NewTypeConverter(definitions, false)
+	if err != nil {
+		panic(err) // of constants
+	}
+	return converter
+})
 
 // Fields implements Codec.
 func (c schemeCodec) Fields() managedfields.TypeConverter {

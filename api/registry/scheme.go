@@ -27,6 +27,7 @@ import (
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
+	aggregator "k8s.io/kube-aggregator/pkg/apis/apiregistration/install"
 	"k8s.io/kubernetes/pkg/features"
 	metrics "k8s.io/metrics/pkg/apis/metrics/install"
 )
@@ -35,6 +36,7 @@ import (
 var Scheme = func() *runtime.Scheme {
 	metrics.Install(legacyscheme.Scheme)
 	extensions.Install(legacyscheme.Scheme) // no package of upstream does
+	aggregator.Install(legacyscheme.Scheme)
 	return legacyscheme.Scheme
 }()
 

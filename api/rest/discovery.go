@@ -19,12 +19,12 @@ func (c *call) serveDiscovery() bool {
 	if path := c.r.URL.Path; path == "/apis" || strings.HasPrefix(path, "/apis/") {
 		c.catchUp()
 	}
-	d, err := c.discovery.of(c.Objects.Kinds())
+	m, err := c.mergedNow()
 	if err != nil {
 		c.fail(err)
 		return true
 	}
-	return d.serve(c.w, c.r)
+	return m.discovery.serve(c.w, c.r)
 }
 
 // discovery serves the lists of groups and resources of one table in both forms: one document per group version, and all of them
@@ -32,6 +32,9 @@ func (c *call) serveDiscovery() bool {
 type discovery struct {
 	documents  map[string][]byte
 	aggregated map[string][]byte
+	// groups and named are what /apis is made of in both forms.
+	groups *metav1.APIGroupList
+	named  []apidiscoveryv2.APIGroupDiscovery
 }
 
 // groupVersion is one group version with its kinds, in the table's order.
@@ -65,29 +68,32 @@ func newDiscovery(table *registry.Table) (*discovery, error) {
 			return nil, err
 		}
 	}
-	for _, group := range groups.Groups {
-		group.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-		if err := d.add(d.documents, "/apis/"+group.Name, &group); err != nil {
-			return nil, err
-		}
-	}
+	d.groups, d.named = groups, named
 	versions := &metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
-	type list = apidiscoveryv2.APIGroupDiscoveryList
-	meta := metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}
-	for _, doc := range []struct {
-		into  map[string][]byte
-		path  string
-		value any
-	}{
-		{d.documents, "/api", versions}, {d.documents, "/apis", groups},
-		{d.aggregated, "/api", &list{TypeMeta: meta, Items: core}}, {d.aggregated, "/apis", &list{TypeMeta: meta, Items: named}},
-	} {
-		if err := d.add(doc.into, doc.path, doc.value); err != nil {
-			return nil, err
+	if err := d.add(d.documents, "/api", versions); err != nil {
+		return nil, err
+	}
+	if err := d.add(d.aggregated, "/api", &apidiscoveryv2.APIGroupDiscoveryList{TypeMeta: aggregatedList, Items: core}); err != nil {
+		return nil, err
+	}
+	return d, d.addGroups()
+}
+
+var aggregatedList = metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}
+
+// addGroups adds the documents about groups.
+func (d *discovery) addGroups() error {
+	for _, group := range d.groups.Groups {
+		group.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
+		if err := d.add(d.documents, "/apis/"+group.Name, &group); err != nil {
+			return err
 		}
 	}
-	return d, nil
+	if err := d.add(d.documents, "/apis", d.groups); err != nil {
+		return err
+	}
+	return d.add(d.aggregated, "/apis", &apidiscoveryv2.APIGroupDiscoveryList{TypeMeta: aggregatedList, Items: d.named})
 }
 
 // addVersion adds a version to its group. The first one is preferred.

@@ -54,8 +54,13 @@ func (c *call) serveOpenAPI() {
 	}
 	name := strings.Trim(strings.TrimPrefix(c.r.URL.Path, "/openapi/v3"), "/")
 	if name == "" {
+		m, err := c.mergedNow()
+		if err != nil {
+			c.fail(err)
+			return
+		}
 		c.w.Header().Set("Content-Type", typeJSON)
-		c.w.Write(documents.Index)
+		c.w.Write(m.openAPI)
 		return
 	}
 	document, ok, err := documents.Document(name)

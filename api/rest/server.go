@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/extension/aggregation"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
@@ -37,6 +38,8 @@ type Config struct {
 	Authorizer    auth.Authorizer
 	Tokens        *auth.Tokens
 	Agents        *agents.Agents
+	// Aggregated are the group versions that extension API servers serve; nil for none.
+	Aggregated *aggregation.Services
 	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.
 	CatchUp func(ctx context.Context)
 	// Metrics counts requests; nil counts nothing.
@@ -68,6 +71,7 @@ type Server struct {
 	Config
 	discovery derived[discovery]
 	openapi   derived[openapi.Documents]
+	merged    atomic.Pointer[merged]
 	tables    *tables
 	// clients logs what clients can cause without a credential.
 	clients *logline.Limited
@@ -186,6 +190,10 @@ func (c *call) serve() {
 	if !c.authorized() {
 		return
 	}
+	if extension := c.Aggregated.Now().Of(c.target.group, c.target.version); extension != nil {
+		c.extended(extension)
+		return
+	}
 	if c.kind == nil {
 		c.catchUp()
 		if c.kind, _ = c.Objects.Kinds().ByResource(c.target.group, c.target.version, c.target.resource); c.kind == nil {
@@ -278,6 +286,7 @@ func (c *call) serveOther() {
 	case path == "/openapi/v2":
 		c.catchUp()
 		c.serveOpenAPIv2()
+	case c.servedByExtension():
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
 		c.catchUp()
 		c.serveOpenAPI()

@@ -18,7 +18,7 @@ import (
 // is on that is off by default.
 var notServed = []string{
 	"authentication.k8s.io/v1", "authorization.k8s.io/v1",
-	"apiextensions.k8s.io/v1", "apiregistration.k8s.io/v1",
+	"apiextensions.k8s.io/v1",
 	"storage.k8s.io/v1 csinodes/status",
 }
 

@@ -194,6 +194,24 @@ func (id *Identity) RootsPEM() []byte {
 	return bundle.Bytes()
 }
 
+// ClientRootsPEM returns ClientRoots as a PEM bundle.
+func (id *Identity) ClientRootsPEM() []byte {
+	bundle := bytes.NewBuffer(id.RootsPEM())
+	for _, ca := range id.trusted() {
+		bundle.Write(ca.Clients().CertPEM())
+	}
+	return bundle.Bytes()
+}
+
+// FrontProxyRootsPEM returns the CAs of the front proxy's certificates as a PEM bundle.
+func (id *Identity) FrontProxyRootsPEM() []byte {
+	var bundle bytes.Buffer
+	for _, ca := range id.trusted() {
+		bundle.Write(ca.FrontProxy().CertPEM())
+	}
+	return bundle.Bytes()
+}
+
 // Accepts says whether a join token's pin is that of a trusted CA.
 func (id *Identity) Accepts(pin string) bool {
 	return slices.ContainsFunc(id.trusted(), func(ca *pki.Authority) bool { return ca.Pin() == pin })

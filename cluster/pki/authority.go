@@ -33,15 +33,21 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 	ttl  time.Duration // of the certificates that it issues
 	// clients is the CA for API clients; it has none itself.
-	clients *Authority
+	clients    *Authority
+	frontProxy *Authority // nil in an authority that FrontProxy returns
 }
 
 // newAuthority returns the CA with a certificate and its key.
 func newAuthority(cert *x509.Certificate, key *ecdsa.PrivateKey) (*Authority, error) {
 	a := &Authority{cert: cert, key: key}
 	var err error
-	a.clients, err = a.deriveClients()
-	return a, err
+	if a.clients, err = a.derive(clientsPurpose, "-clients"); err != nil {
+		return nil, fmt.Errorf("the CA for API clients: %w", err)
+	}
+	if a.frontProxy, err = a.derive(frontProxyPurpose, "-front-proxy"); err != nil {
+		return nil, fmt.Errorf("the CA for the front proxy: %w", err)
+	}
+	return a, nil
 }
 
 // WithLifetime returns the same CA, issuing certificates that are valid for ttl; 0 means DefaultTTL.

@@ -28,20 +28,35 @@ const clientsPurpose = "kontiki: certificate authority for API clients, 1"
 // they follow this CA through rotations, backups and recoveries.
 func (a *Authority) Clients() *Authority { return a.clients }
 
-// deriveClients makes the CA that Clients returns. The result is always the same, to the last byte.
-func (a *Authority) deriveClients() (*Authority, error) {
+// frontProxyPurpose is what the key of a front proxy's CA is derived for.
+const frontProxyPurpose = "kontiki: certificate authority for the front proxy, 1"
+
+// FrontProxyName is the common name of the front proxy's certificates.
+const FrontProxyName = "front-proxy-client"
+
+// FrontProxy returns the CA by which extension API servers know the masters, which tell them who a request's user is. Nothing else trusts it, and
+// it signs nothing but IssueFrontProxy's certificates. It is derived as that of Clients is.
+func (a *Authority) FrontProxy() *Authority { return a.frontProxy }
+
+// IssueFrontProxy issues the masters' certificate for requests to extension API servers. a is what FrontProxy returns.
+func (a *Authority) IssueFrontProxy() (*KeyPair, error) {
+	return a.Issue(Request{CommonName: FrontProxyName, Client: true})
+}
+
+// derive makes a CA for one purpose, whose name is this one's with a suffix. The result is always the same, to the last byte.
+func (a *Authority) derive(purpose, suffix string) (*Authority, error) {
 	secret, err := a.key.Bytes()
 	if err != nil {
-		return nil, fmt.Errorf("derive the CA for API clients: %w", err)
+		return nil, err
 	}
-	key, err := deriveKey(secret)
+	key, err := deriveKey(secret, purpose)
 	if err != nil {
-		return nil, fmt.Errorf("derive the CA for API clients: %w", err)
+		return nil, err
 	}
 	serial := sha256.Sum256(a.cert.Raw)
 	template := &x509.Certificate{
 		SerialNumber:          new(big.Int).SetBytes(serial[:16]),
-		Subject:               pkix.Name{CommonName: a.cert.Subject.CommonName + "-clients"},
+		Subject:               pkix.Name{CommonName: a.cert.Subject.CommonName + suffix},
 		NotBefore:             a.cert.NotBefore,
 		NotAfter:              a.cert.NotAfter,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -51,19 +66,19 @@ func (a *Authority) deriveClients() (*Authority, error) {
 	}
 	der, err := x509.CreateCertificate(nil, template, template, key.Public(), key) // without randomness ECDSA is deterministic (RFC 6979)
 	if err != nil {
-		return nil, fmt.Errorf("sign the certificate of the CA for API clients: %w", err)
+		return nil, fmt.Errorf("sign its certificate: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("parse the certificate of the CA for API clients: %w", err)
+		return nil, fmt.Errorf("parse its certificate: %w", err)
 	}
 	return &Authority{cert: cert, key: key}, nil
 }
 
 // deriveKey derives a P-256 key from a secret. A candidate that is no key, which happens once in 2^32 times, is followed by the next.
-func deriveKey(secret []byte) (*ecdsa.PrivateKey, error) {
+func deriveKey(secret []byte, purpose string) (*ecdsa.PrivateKey, error) {
 	for n := range 8 {
-		candidate, err := hkdf.Key(sha256.New, secret, nil, clientsPurpose+"#"+strconv.Itoa(n), 32)
+		candidate, err := hkdf.Key(sha256.New, secret, nil, purpose+"#"+strconv.Itoa(n), 32)
 		if err != nil {
 			return nil, err
 		}

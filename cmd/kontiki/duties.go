@@ -13,6 +13,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/apiservices"
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/flowcontrol"
 	"github.com/kontiki/kontiki/controller/rbac"
@@ -54,6 +55,9 @@ func (m *master) bootstrap(ctx context.Context) error {
 	c, log := client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), m.log.With("part", "controllers")
 	group.Go(func() error {
 		return controller.RunAll(ctx, c, log, rbac.NewDefaults(c, log), bootstrap.NewPriorityClasses(c), bootstrap.NewStorageClass(c))
+	})
+	group.Go(func() error {
+		return controller.RunAll(ctx, c, log, apiservices.New(apiservices.Config{Client: c, Served: m.served, Check: m.api.Aggregated.Check, Authentication: m.extensionAuthentication})...)
 	})
 	group.Go(func() error {
 		producer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Producer)

@@ -399,7 +399,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	clusterAPI, pprof := m.clusterAPI(), profiles()
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
-		Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
+		FrontProxy: (&frontProxy{cluster: c}).Certificate, Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Metrics: apiMetrics,

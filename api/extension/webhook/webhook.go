@@ -81,7 +81,7 @@ func New(t Target, pods Pods, local bool) (*Client, error) {
 		host := s.Name + "." + s.Namespace + ".svc"
 		config.ServerName = host
 		c.url = (&url.URL{Scheme: "https", Host: net.JoinHostPort(host, strconv.Itoa(int(s.Port))), Path: s.Path}).String()
-		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialService(ctx, pods, s) }
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, pods, s) }
 	default:
 		parsed, err := url.Parse(t.URL)
 		if err != nil {
@@ -99,8 +99,8 @@ func New(t Target, pods Pods, local bool) (*Client, error) {
 	return c, nil
 }
 
-// dialService opens a connection to one of the pods of a service.
-func dialService(ctx context.Context, pods Pods, s *Service) (net.Conn, error) {
+// Dial opens a connection to one of the pods of a service.
+func Dial(ctx context.Context, pods Pods, s *Service) (net.Conn, error) {
 	service, err := pods.Service(s.Namespace, s.Name)
 	if err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ func Kinds() *registry.Table {
 		validatingAdmissionPolicyBindings(),
 		validatingWebhookConfigurations(),
 		customResourceDefinitions(),
+		apiServices(),
 		controllerRevisions(),
 		daemonSets(),
 		deployments(),

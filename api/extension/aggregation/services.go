@@ -1,0 +1,314 @@
+// Package aggregation serves group versions by extension API servers: an APIService that names a service has every request for its group and
+// version passed on to a pod of that service, which any master reaches through the agents of the nodes.
+//
+// The masters authenticate, authorize, record and limit a request as any other. They tell the extension API server who its user is in the
+// headers X-Remote-User, X-Remote-Uid, X-Remote-Group and X-Remote-Extra-, which it believes since they present the front proxy's certificate
+// (https://kubernetes.io/docs/tasks/extend-kubernetes/configure-aggregation-layer/). What it answers is bounded where the masters read it
+// themselves, for discovery; redirections are refused (CVE-2022-3172).
+package aggregation
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
+
+	"github.com/kontiki/kontiki/api/extension/webhook"
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// Prefix is that of the keys of APIServices.
+const Prefix = "/" + apiregistrationv1.GroupName + "/apiservices/"
+
+// refresh is how often discovery is read again, as upstream does.
+const refresh = time.Minute
+
+// Config has what Services are made of.
+type Config struct {
+	Store kv.Reader
+	// Decode returns the object of a version, which is shared and read-only.
+	Decode func(kind *registry.Kind, v *kv.Version) (registry.Object, error)
+	// Kind is that of APIServices.
+	Kind *registry.Kind
+	Pods webhook.Pods
+	// Certificate returns the front proxy's certificate.
+	Certificate func() (*tls.Certificate, error)
+	Log         *slog.Logger
+}
+
+// Services follows the APIServices in a store. It is safe for concurrent use.
+type Services struct {
+	c    Config
+	mu   sync.Mutex // of changes of the state
+	now  atomic.Pointer[State]
+	kick chan struct{}
+}
+
+// State are the group versions that extension API servers serve, at one time. It is immutable.
+type State struct {
+	by map[schema.GroupVersion]*Service
+	// Services are sorted: groups by their priority, which is the highest of their versions', then versions by theirs.
+	Services []*Service
+}
+
+// Service is a group version that an extension API server serves. What is found is replaced, the rest is immutable.
+type Service struct {
+	Group, Version string
+	Spec           *apiregistrationv1.APIServiceSpec
+	// Available is the condition of that name.
+	Available bool
+	// Resources are what discovery has found last, nil if it has not yet; Fresh says that the last attempt did.
+	Resources []apidiscoveryv2.APIResourceDiscovery
+	Fresh     bool
+	// OpenAPI is the hash of the document of version 3, "" if there is none.
+	OpenAPI string
+
+	revision uint64
+	t        *target
+}
+
+// target is where requests go: what does not change with a service's status.
+type target struct {
+	host      string
+	transport *http.Transport
+	err       error
+}
+
+// New returns Services that have not followed the store yet.
+func New(c Config) *Services {
+	s := &Services{c: c, kick: make(chan struct{}, 1)}
+	s.now.Store(&State{})
+	return s
+}
+
+// Now returns the present state. A nil receiver has none.
+func (s *Services) Now() *State {
+	if s == nil {
+		return &none
+	}
+	return s.now.Load()
+}
+
+var none State
+
+// Of returns the service of a group version, nil if the masters serve it.
+func (n *State) Of(group, version string) *Service {
+	if len(n.by) == 0 {
+		return nil
+	}
+	return n.by[schema.GroupVersion{Group: group, Version: version}]
+}
+
+// Run follows the store until the context ends, and returns the context's error.
+func (s *Services) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	defer func() { <-done }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(done)
+		s.discoverAll(ctx)
+	}()
+	for {
+		view := s.c.Store.View()
+		watcher, err := s.c.Store.Watch(Prefix, view.Revision())
+		if err != nil {
+			return err
+		}
+		s.sync(view)
+		err = s.follow(ctx, watcher)
+		watcher.Close()
+		if !errors.Is(err, kv.ErrCompacted) {
+			return err
+		}
+	}
+}
+
+func (s *Services) follow(ctx context.Context, watcher kv.Watcher) error {
+	for {
+		events, _, err := watcher.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if len(events) > 0 {
+			s.sync(s.c.Store.View())
+		}
+	}
+}
+
+// sync makes the state that of a view.
+func (s *Services) sync(view kv.View) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.now.Load()
+	var services []*Service
+	changed := false
+	view.Range(Prefix, kv.PrefixEnd(Prefix), func(v *kv.Version) bool {
+		service, err := s.read(v, before)
+		if err != nil {
+			s.c.Log.Error("an APIService cannot be served", "key", v.Key, "error", err, "stack", contain.Stack(err))
+			return true
+		}
+		if service != nil {
+			services = append(services, service)
+			changed = changed || !slices.Contains(before.Services, service)
+		}
+		return true
+	})
+	if !changed && len(services) == len(before.Services) {
+		return
+	}
+	s.store(services)
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	for _, old := range before.Services {
+		if !slices.ContainsFunc(services, func(now *Service) bool { return now.t == old.t }) {
+			old.t.transport.CloseIdleConnections()
+		}
+	}
+}
+
+// store makes services the present ones. The caller holds mu.
+func (s *Services) store(services []*Service) {
+	priority := map[string]int32{}
+	next := &State{by: map[schema.GroupVersion]*Service{}, Services: services}
+	for _, one := range services {
+		next.by[schema.GroupVersion{Group: one.Group, Version: one.Version}] = one
+		priority[one.Group] = max(priority[one.Group], one.Spec.GroupPriorityMinimum)
+	}
+	slices.SortFunc(services, func(a, b *Service) int {
+		switch {
+		case a.Group != b.Group && priority[a.Group] != priority[b.Group]:
+			return int(priority[b.Group] - priority[a.Group])
+		case a.Group != b.Group:
+			return strings.Compare(a.Group, b.Group)
+		case a.Spec.VersionPriority != b.Spec.VersionPriority:
+			return int(b.Spec.VersionPriority - a.Spec.VersionPriority)
+		}
+		return version.CompareKubeAwareVersionStrings(b.Version, a.Version)
+	})
+	s.now.Store(next)
+}
+
+// read returns the service of a stored APIService, nil if the masters serve it. It is that of before if nothing has changed.
+func (s *Services) read(v *kv.Version, before *State) (service *Service, err error) {
+	defer contain.Recover(&err)
+	obj, err := s.c.Decode(s.c.Kind, v)
+	if err != nil {
+		return nil, err
+	}
+	a := obj.(*apiregistrationv1.APIService)
+	if a.Spec.Service == nil || a.Spec.Group == "" || a.DeletionTimestamp != nil {
+		return nil, nil // the core group is the masters'
+	}
+	old := before.Of(a.Spec.Group, a.Spec.Version)
+	if old != nil && old.revision == v.ModRevision {
+		return old, nil
+	}
+	service = &Service{Group: a.Spec.Group, Version: a.Spec.Version, Spec: &a.Spec, Available: helper.IsAPIServiceConditionTrue(a, apiregistrationv1.Available), revision: v.ModRevision}
+	if old != nil && sameTarget(old.Spec, service.Spec) {
+		service.t, service.Resources, service.Fresh, service.OpenAPI = old.t, old.Resources, old.Fresh, old.OpenAPI
+		return service, nil
+	}
+	service.t = s.target(&a.Spec)
+	return service, nil
+}
+
+func sameTarget(a, b *apiregistrationv1.APIServiceSpec) bool {
+	return a.Service.Namespace == b.Service.Namespace && a.Service.Name == b.Service.Name && portOf(a) == portOf(b) &&
+		a.InsecureSkipTLSVerify == b.InsecureSkipTLSVerify && slices.Equal(a.CABundle, b.CABundle)
+}
+
+func portOf(spec *apiregistrationv1.APIServiceSpec) int32 {
+	if spec.Service.Port != nil {
+		return *spec.Service.Port
+	}
+	return 443
+}
+
+// target returns where the requests of an APIService go.
+func (s *Services) target(spec *apiregistrationv1.APIServiceSpec) *target {
+	at := &webhook.Service{Namespace: spec.Service.Namespace, Name: spec.Service.Name, Port: portOf(spec)}
+	t := &target{host: at.Name + "." + at.Namespace + ".svc"}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12, ServerName: t.host, InsecureSkipVerify: spec.InsecureSkipTLSVerify,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.c.Certificate() },
+	}
+	if len(spec.CABundle) > 0 {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(spec.CABundle) {
+			t.err = errors.New("caBundle: no certificate can be read")
+		}
+	}
+	t.transport = &http.Transport{
+		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return webhook.Dial(ctx, s.c.Pods, at) },
+		TLSClientConfig: config, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 25, ForceAttemptHTTP2: true,
+	}
+	return t
+}
+
+// discoverAll reads the discovery of all services when one has changed, and now and then, until the context ends.
+func (s *Services) discoverAll(ctx context.Context) {
+	ticker := time.NewTicker(refresh)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-s.kick:
+		}
+		for _, service := range s.Now().Services {
+			if !service.Available {
+				continue
+			}
+			found, err := service.discover(ctx)
+			if err != nil {
+				s.c.Log.Warn("the discovery of an API service cannot be read", "service", service.Version+"."+service.Group, "error", err)
+			}
+			s.found(service, found, err)
+		}
+	}
+}
+
+// found takes over what discovery found, unless the service has changed meanwhile.
+func (s *Services) found(service *Service, found *found, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now.Load()
+	if now.Of(service.Group, service.Version) != service {
+		return
+	}
+	next := *service
+	if next.Fresh = err == nil; next.Fresh {
+		next.Resources, next.OpenAPI = found.resources, found.openAPI
+	}
+	if next.Fresh == service.Fresh && (err != nil || found.same(service)) {
+		return
+	}
+	services := slices.Clone(now.Services)
+	services[slices.Index(services, service)] = &next
+	s.store(services)
+}
+
+// errTooMuch says which bound an answer exceeds.
+var errTooMuch = fmt.Errorf("it is larger than %d bytes", maxAnswer)

@@ -1,0 +1,148 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/extension/aggregation"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/openapi"
+)
+
+// extended has a request answered by an extension API server.
+func (c *call) extended(s *aggregation.Service) {
+	if !objects.LongRunning(c.verb, c.target.subresource) {
+		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
+		defer cancel()
+		c.r = c.r.WithContext(ctx)
+	}
+	s.ServeHTTP(c.w, c.r, c.user, extensionResponder{c})
+}
+
+// servedByExtension has a path that names a group version of an extension API server, but no resource, answered by it; it returns false for
+// other paths.
+func (c *call) servedByExtension() bool {
+	path, isOpenAPI := strings.CutPrefix(c.r.URL.Path, "/openapi/v3")
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	if len(parts) != 3 || parts[0] != "apis" {
+		return false
+	}
+	s := c.Aggregated.Now().Of(parts[1], parts[2])
+	if s == nil || isOpenAPI && s.OpenAPI == "" {
+		return false
+	}
+	c.extended(s)
+	return true
+}
+
+// extensionResponder answers when an extension API server cannot be reached.
+type extensionResponder struct{ *call }
+
+func (r extensionResponder) Error(_ http.ResponseWriter, _ *http.Request, err error) {
+	if r.answer.begun.Load() {
+		r.Log.Debug("a connection to an extension API server broke", "path", r.r.URL.Path, "error", err)
+		return
+	}
+	writeError(r.w, r.r, apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: %v", err)))
+}
+
+// merged are the documents about everything that is served, for a table of kinds and what extension API servers serve.
+type merged struct {
+	own       *discovery
+	documents *openapi.Documents
+	state     *aggregation.State
+
+	discovery *discovery
+	openAPI   []byte // the index of OpenAPI v3
+}
+
+// mergedNow returns the present documents.
+func (c *call) mergedNow() (*merged, error) {
+	own, err := c.discovery.of(c.Objects.Kinds())
+	if err != nil {
+		return nil, err
+	}
+	documents, err := c.openapi.of(c.Objects.Kinds())
+	if err != nil {
+		return nil, err
+	}
+	state := c.Aggregated.Now()
+	if last := c.merged.Load(); last != nil && last.own == own && last.documents == documents && last.state == state {
+		return last, nil
+	}
+	m := &merged{own: own, documents: documents, state: state, discovery: own, openAPI: documents.Index}
+	if len(state.Services) > 0 {
+		if m.discovery, err = own.with(state); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		if m.openAPI, err = indexWith(documents.Index, state); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
+	c.merged.Store(m)
+	return m, nil
+}
+
+// with returns the documents with those of extension API servers. Those of their group versions they answer themselves.
+func (d *discovery) with(state *aggregation.State) (*discovery, error) {
+	out := &discovery{documents: maps.Clone(d.documents), aggregated: maps.Clone(d.aggregated), groups: &metav1.APIGroupList{TypeMeta: d.groups.TypeMeta}}
+	for _, g := range d.groups.Groups {
+		g.Versions = slices.Clone(g.Versions)
+		out.groups.Groups = append(out.groups.Groups, g)
+	}
+	for _, g := range d.named {
+		g.Versions = slices.Clone(g.Versions)
+		out.named = append(out.named, g)
+	}
+	for _, s := range state.Services {
+		gv := groupVersion{group: s.Group, version: s.Version}
+		i := slices.IndexFunc(out.groups.Groups, func(g metav1.APIGroup) bool { return g.Name == s.Group })
+		if i < 0 || !slices.ContainsFunc(out.groups.Groups[i].Versions, func(v metav1.GroupVersionForDiscovery) bool { return v.Version == s.Version }) {
+			addVersion(out.groups, gv)
+		}
+		version := apidiscoveryv2.APIVersionDiscovery{Version: s.Version, Resources: s.Resources, Freshness: apidiscoveryv2.DiscoveryFreshnessStale}
+		if s.Available && s.Fresh {
+			version.Freshness = apidiscoveryv2.DiscoveryFreshnessCurrent
+		}
+		i = slices.IndexFunc(out.named, func(g apidiscoveryv2.APIGroupDiscovery) bool { return g.Name == s.Group })
+		if i < 0 {
+			i = len(out.named)
+			out.named = append(out.named, apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: s.Group}})
+		}
+		group := &out.named[i]
+		if j := slices.IndexFunc(group.Versions, func(v apidiscoveryv2.APIVersionDiscovery) bool { return v.Version == s.Version }); j >= 0 {
+			group.Versions[j] = version
+		} else {
+			group.Versions = append(group.Versions, version)
+		}
+	}
+	return out, out.addGroups()
+}
+
+// indexWith returns an index of OpenAPI v3 with the documents of extension API servers.
+func indexWith(index []byte, state *aggregation.State) ([]byte, error) {
+	var all struct {
+		Paths map[string]map[string]string `json:"paths"`
+	}
+	if err := json.Unmarshal(index, &all); err != nil {
+		return nil, err
+	}
+	for _, s := range state.Services {
+		name := "apis/" + s.Group + "/" + s.Version
+		delete(all.Paths, name)
+		if s.OpenAPI != "" {
+			all.Paths[name] = map[string]string{"serverRelativeURL": "/openapi/v3/" + name + "?hash=" + url.QueryEscape(s.OpenAPI)}
+		}
+	}
+	return json.Marshal(all)
+}
