@@ -13,6 +13,7 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/kontiki/kontiki/api/extension/aggregation"
 	"github.com/kontiki/kontiki/api/objects"
@@ -21,12 +22,31 @@ import (
 
 // extended has a request answered by an extension API server.
 func (c *call) extended(s *aggregation.Service) {
+	if !plain(c.r.URL.Path) {
+		c.fail(apierrors.NewBadRequest(`the path contains ".", ".." or an empty part`))
+		return
+	}
+	if c.verb == "watch" || httpstream.IsUpgradeRequest(c.r) {
+		c.leave() // it is up to the extension API server when its first answer comes
+	}
 	if !objects.LongRunning(c.verb, c.target.subresource) {
 		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
 		defer cancel()
 		c.r = c.r.WithContext(ctx)
 	}
 	s.ServeHTTP(c.w, c.r, c.user, extensionResponder{c})
+}
+
+// plain says whether a path means to everyone what it was authorized as: servers that clean paths do not see another object in it. What follows
+// a subresource may have empty parts.
+func plain(path string) bool {
+	const upToSubresource = 8 // apis, group, version, namespaces, namespace, resource, name, subresource
+	for i, part := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(path, "/"), "/"), "/") {
+		if part == "." || part == ".." || part == "" && i < upToSubresource {
+			return false
+		}
+	}
+	return true
 }
 
 // servedByExtension has a path that names a group version of an extension API server, but no resource, answered by it; it returns false for

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -19,6 +21,12 @@ import (
 
 // again is how often an extension API server is asked without an event, as upstream does.
 const again = 30 * time.Second
+
+const (
+	// checks is how many extension API servers are asked at a time; each may take some seconds.
+	checks     = 16
+	maxMessage = 1024
+)
 
 // byService finds the APIServices that name a service.
 var byService = client.NewIndex(func(a *apiregistrationv1.APIService, add func(string)) {
@@ -49,7 +57,10 @@ func newAvailability(c Config) *controller.Controller {
 			name := ""
 			switch obj := event.Object().(type) {
 			case *apiregistrationv1.APIService:
-				enqueue(controller.KeyOf(obj))
+				// Its status alone is this controller's. A message that differs each time must not have it check without a pause.
+				if old, ok := event.Old.(*apiregistrationv1.APIService); !ok || event.New == nil || old.UID != obj.UID || !equality.Semantic.DeepEqual(old.Spec, obj.Spec) {
+					enqueue(controller.KeyOf(obj))
+				}
 				return
 			case *corev1.Service:
 				name = obj.Namespace + "/" + obj.Name
@@ -60,7 +71,7 @@ func newAvailability(c Config) *controller.Controller {
 				enqueue(controller.KeyOf(a))
 			}
 		},
-		Reconcile: r.reconcile,
+		Reconcile: r.reconcile, Workers: checks,
 	}
 }
 
@@ -114,9 +125,14 @@ func (r *availability) problem(ctx context.Context, v client.View, a *apiregistr
 		return "MissingEndpoints", fmt.Sprintf("endpointslices for service/%s in %q have no addresses with port name %q", at.Name, at.Namespace, name)
 	}
 	if err := r.Check(ctx, a); err != nil {
-		return "FailedDiscoveryCheck", err.Error()
+		return "FailedDiscoveryCheck", cut(err.Error())
 	}
 	return "", ""
+}
+
+// cut bounds a message that may contain what a server has sent.
+func cut(message string) string {
+	return strings.ToValidUTF8(message[:min(len(message), maxMessage)], "?")
 }
 
 func hasAddress(s *discoveryv1.EndpointSlice, port string) bool {

@@ -2,8 +2,8 @@ package apiservices
 
 import (
 	"context"
-	"slices"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,7 +32,7 @@ var aggregatorGroups = map[string]bool{apiregistrationv1.GroupName: true}
 // newRegistration returns the controller that makes an APIService for each group version that the masters serve, and removes it with the group
 // version. Its keys are the names of APIServices.
 func newRegistration(c Config) *controller.Controller {
-	r := &registration{c}
+	r := &registration{Config: c}
 	return &controller.Controller{
 		Name: "apiservice-registration", Watches: []client.Object{&apiregistrationv1.APIService{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
@@ -40,26 +40,20 @@ func newRegistration(c Config) *controller.Controller {
 				enqueue(controller.KeyOf(a))
 				return true
 			})
-			r.enqueueServed(enqueue)
+			r.refresh()
+			for name := range r.all() {
+				enqueue(controller.Key{Name: name})
+			}
 		},
 		Enqueue: func(_ client.View, event client.Event, enqueue func(controller.Key)) {
 			enqueue(controller.KeyOf(event.Object()))
 		},
 		Source: func(ctx context.Context, enqueue func(controller.Key)) error {
-			known := map[string]bool{}
 			for {
-				_, changed := c.Served()
-				served := map[string]bool{}
-				r.enqueueServed(func(key controller.Key) {
-					served[key.Name] = true
-					enqueue(key)
-				})
-				for name := range known {
-					if !served[name] {
-						enqueue(controller.Key{Name: name})
-					}
+				names, changed := r.refresh()
+				for _, name := range names {
+					enqueue(controller.Key{Name: name})
 				}
-				known = served
 				select {
 				case <-changed:
 				case <-ctx.Done():
@@ -71,30 +65,57 @@ func newRegistration(c Config) *controller.Controller {
 	}
 }
 
-type registration struct{ Config }
+type registration struct {
+	Config
+	mu sync.Mutex
+	// served are the group versions that the masters serve, by the names of their APIServices. The map is replaced, never changed.
+	served map[string]GroupVersion
+}
 
-func (r *registration) enqueueServed(enqueue func(controller.Key)) {
-	served, _ := r.Served()
-	for _, gv := range served {
+// refresh reads what the masters serve. It returns the names of the APIServices for which that has changed since the last time, and a channel that
+// is closed when it may have changed again.
+func (r *registration) refresh() (names []string, changed <-chan struct{}) {
+	list, changed := r.Served()
+	served := map[string]GroupVersion{}
+	for _, gv := range list {
 		if !aggregatorGroups[gv.Group] {
-			enqueue(controller.Key{Name: gv.Version + "." + gv.Group})
+			served[gv.Version+"."+gv.Group] = gv
 		}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, gv := range served {
+		if r.served[name] != gv {
+			names = append(names, name)
+		}
+	}
+	for name := range r.served {
+		if _, still := served[name]; !still {
+			names = append(names, name)
+		}
+	}
+	r.served = served
+	return names, changed
+}
+
+func (r *registration) all() map[string]GroupVersion {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.served
 }
 
 // wanted returns the APIService of a name, nil if the masters do not serve the group version.
 func (r *registration) wanted(name string) *apiregistrationv1.APIService {
-	version, group, _ := strings.Cut(name, ".")
-	served, _ := r.Served()
-	i := slices.IndexFunc(served, func(gv GroupVersion) bool { return gv.Group == group && gv.Version == version })
-	if i < 0 || aggregatorGroups[group] {
+	gv, ok := r.all()[name]
+	if !ok {
 		return nil
 	}
+	group, version := gv.Group, gv.Version
 	a := &apiregistrationv1.APIService{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{automanaged: "onstart"}},
 		Spec:       apiregistrationv1.APIServiceSpec{Group: group, Version: version, GroupPriorityMinimum: 1000, VersionPriority: 100},
 	}
-	if served[i].Custom {
+	if gv.Custom {
 		a.Labels[automanaged] = "true"
 	} else if priority, ok := priorities[group]; ok {
 		a.Spec.GroupPriorityMinimum, a.Spec.VersionPriority = priority, versionPriority(version)

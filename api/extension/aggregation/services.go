@@ -8,6 +8,7 @@
 package aggregation
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,11 +18,11 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
@@ -36,6 +37,9 @@ import (
 
 // Prefix is that of the keys of APIServices.
 const Prefix = "/" + apiregistrationv1.GroupName + "/apiservices/"
+
+// concurrent is how many services have their discovery read at a time.
+const concurrent = 16
 
 // refresh is how often discovery is read again, as upstream does.
 const refresh = time.Minute
@@ -80,6 +84,8 @@ type Service struct {
 	// OpenAPI is the hash of the document of version 3, "" if there is none.
 	OpenAPI string
 
+	// pending says that no discovery has been tried since the APIService last changed.
+	pending  bool
 	revision uint64
 	t        *target
 }
@@ -159,6 +165,10 @@ func (s *Services) sync(view kv.View) {
 	defer s.mu.Unlock()
 	before := s.now.Load()
 	var services []*Service
+	known := map[*Service]bool{}
+	for _, one := range before.Services {
+		known[one] = true
+	}
 	changed := false
 	view.Range(Prefix, kv.PrefixEnd(Prefix), func(v *kv.Version) bool {
 		service, err := s.read(v, before)
@@ -168,7 +178,7 @@ func (s *Services) sync(view kv.View) {
 		}
 		if service != nil {
 			services = append(services, service)
-			changed = changed || !slices.Contains(before.Services, service)
+			changed = changed || !known[service]
 		}
 		return true
 	})
@@ -176,14 +186,23 @@ func (s *Services) sync(view kv.View) {
 		return
 	}
 	s.store(services)
+	s.kicked()
+	used := map[*target]bool{}
+	for _, now := range services {
+		used[now.t] = true
+	}
+	for _, old := range before.Services {
+		if !used[old.t] {
+			old.t.transport.CloseIdleConnections()
+		}
+	}
+}
+
+// kicked wakes discoverAll.
+func (s *Services) kicked() {
 	select {
 	case s.kick <- struct{}{}:
 	default:
-	}
-	for _, old := range before.Services {
-		if !slices.ContainsFunc(services, func(now *Service) bool { return now.t == old.t }) {
-			old.t.transport.CloseIdleConnections()
-		}
 	}
 }
 
@@ -196,15 +215,8 @@ func (s *Services) store(services []*Service) {
 		priority[one.Group] = max(priority[one.Group], one.Spec.GroupPriorityMinimum)
 	}
 	slices.SortFunc(services, func(a, b *Service) int {
-		switch {
-		case a.Group != b.Group && priority[a.Group] != priority[b.Group]:
-			return int(priority[b.Group] - priority[a.Group])
-		case a.Group != b.Group:
-			return strings.Compare(a.Group, b.Group)
-		case a.Spec.VersionPriority != b.Spec.VersionPriority:
-			return int(b.Spec.VersionPriority - a.Spec.VersionPriority)
-		}
-		return version.CompareKubeAwareVersionStrings(b.Version, a.Version)
+		return cmp.Or(cmp.Compare(priority[b.Group], priority[a.Group]), cmp.Compare(a.Group, b.Group),
+			cmp.Compare(b.Spec.VersionPriority, a.Spec.VersionPriority), version.CompareKubeAwareVersionStrings(b.Version, a.Version))
 	})
 	s.now.Store(next)
 }
@@ -224,7 +236,8 @@ func (s *Services) read(v *kv.Version, before *State) (service *Service, err err
 	if old != nil && old.revision == v.ModRevision {
 		return old, nil
 	}
-	service = &Service{Group: a.Spec.Group, Version: a.Spec.Version, Spec: &a.Spec, Available: helper.IsAPIServiceConditionTrue(a, apiregistrationv1.Available), revision: v.ModRevision}
+	service = &Service{Group: a.Spec.Group, Version: a.Spec.Version, Spec: &a.Spec, Available: helper.IsAPIServiceConditionTrue(a, apiregistrationv1.Available),
+		pending: true, revision: v.ModRevision}
 	if old != nil && sameTarget(old.Spec, service.Spec) {
 		service.t, service.Resources, service.Fresh, service.OpenAPI = old.t, old.Resources, old.Fresh, old.OpenAPI
 		return service, nil
@@ -251,6 +264,7 @@ func (s *Services) target(spec *apiregistrationv1.APIServiceSpec) *target {
 	t := &target{host: at.Name + "." + at.Namespace + ".svc"}
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS12, ServerName: t.host, InsecureSkipVerify: spec.InsecureSkipTLSVerify,
+		NextProtos:           []string{"h2", "http/1.1"},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.c.Certificate() },
 	}
 	if len(spec.CABundle) > 0 {
@@ -262,32 +276,71 @@ func (s *Services) target(spec *apiregistrationv1.APIServiceSpec) *target {
 	t.transport = &http.Transport{
 		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return webhook.Dial(ctx, s.c.Pods, at) },
 		TLSClientConfig: config, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 25, ForceAttemptHTTP2: true,
+		MaxResponseHeaderBytes: maxHeader, HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	return t
 }
 
-// discoverAll reads the discovery of all services when one has changed, and now and then, until the context ends.
+// discoverAll reads the discovery of a service when it has changed, and that of all now and then, until the context ends. One that does not answer
+// delays no other.
 func (s *Services) discoverAll(ctx context.Context) {
 	ticker := time.NewTicker(refresh)
 	defer ticker.Stop()
-	for {
+	var running sync.Map // of group versions
+	var group errgroup.Group
+	defer group.Wait()
+	slots := make(chan struct{}, concurrent)
+	for all := false; ; {
+		for _, service := range s.Now().Services {
+			gv := schema.GroupVersion{Group: service.Group, Version: service.Version}
+			if !service.Available || !all && !service.pending {
+				continue
+			}
+			if _, known := running.LoadOrStore(gv, true); known {
+				continue
+			}
+			group.Go(func() error {
+				defer s.kicked() // it may have changed meanwhile
+				defer running.Delete(gv)
+				select {
+				case slots <- struct{}{}:
+				case <-ctx.Done():
+					return nil
+				}
+				defer func() { <-slots }()
+				s.discover(ctx, gv)
+				return nil
+			})
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+			all = true
 		case <-s.kick:
-		}
-		for _, service := range s.Now().Services {
-			if !service.Available {
-				continue
-			}
-			found, err := service.discover(ctx)
-			if err != nil {
-				s.c.Log.Warn("the discovery of an API service cannot be read", "service", service.Version+"."+service.Group, "error", err)
-			}
-			s.found(service, found, err)
+			all = false
 		}
 	}
+}
+
+// discover reads the discovery of the present service of a group version.
+func (s *Services) discover(ctx context.Context, gv schema.GroupVersion) {
+	service := s.Now().Of(gv.Group, gv.Version)
+	if service == nil || !service.Available {
+		return
+	}
+	var f *found
+	err := contain.Run(func() (err error) {
+		f, err = service.discover(ctx)
+		return err
+	})
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		s.c.Log.Warn("the discovery of an API service cannot be read", "service", service.Version+"."+service.Group, "error", err)
+	}
+	s.found(service, f, err)
 }
 
 // found takes over what discovery found, unless the service has changed meanwhile.
@@ -299,10 +352,11 @@ func (s *Services) found(service *Service, found *found, err error) {
 		return
 	}
 	next := *service
+	next.pending = false
 	if next.Fresh = err == nil; next.Fresh {
 		next.Resources, next.OpenAPI = found.resources, found.openAPI
 	}
-	if next.Fresh == service.Fresh && (err != nil || found.same(service)) {
+	if !service.pending && next.Fresh == service.Fresh && (err != nil || found.same(service)) {
 		return
 	}
 	services := slices.Clone(now.Services)
