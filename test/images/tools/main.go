@@ -3,6 +3,7 @@
 //
 //	tools alone FOLDER            wait for SIGTERM, and write into FOLDER/twice if another one runs with this host name
 //	tools exit CODE               print the pod's host name and completion index, and end with a code
+//	tools extend FOLDER           be an extension API server, with the certificate FOLDER/tls.crt: see extend.go
 //	tools get [-n TIMES] URL      print the bodies
 //	tools lookup NAME             print the addresses of a name
 //	tools review FOLDER           be an admission webhook, with the certificate FOLDER/tls.crt: see review.go
@@ -30,7 +31,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("tools: alone, exit, get, lookup, review, serve or sleep?")
+		log.Fatal("tools: alone, exit, extend, get, lookup, review, serve or sleep?")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -40,6 +41,8 @@ func main() {
 		err = alone(ctx, os.Args[2])
 	case "exit":
 		err = exit(os.Args[2:])
+	case "extend":
+		err = extend(os.Args[2])
 	case "get":
 		err = get(ctx, os.Args[2:])
 	case "lookup":
