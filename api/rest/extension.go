@@ -40,8 +40,12 @@ func (c *call) extended(s *aggregation.Service) {
 // plain says whether a path means to everyone what it was authorized as: servers that clean paths do not see another object in it. What follows
 // a subresource may have empty parts.
 func plain(path string) bool {
-	const upToSubresource = 8 // apis, group, version, namespaces, namespace, resource, name, subresource
-	for i, part := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(path, "/"), "/"), "/") {
+	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(path, "/"), "/"), "/")
+	upToSubresource := 6 // apis, group, version, resource, name, subresource
+	if len(parts) > 3 && parts[3] == "namespaces" {
+		upToSubresource += 2
+	}
+	for i, part := range parts {
 		if part == "." || part == ".." || part == "" && i < upToSubresource {
 			return false
 		}
