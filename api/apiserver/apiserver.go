@@ -38,6 +38,7 @@ import (
 	"github.com/kontiki/kontiki/api/extension/aggregation"
 	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
+	"github.com/kontiki/kontiki/api/journal"
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/quota"
@@ -101,7 +102,9 @@ type Config struct {
 	LocalWebhooks bool
 	// Usage has what nodes and pods use, for metrics.k8s.io; nil means that nobody reports it.
 	Usage *usage.Directory
-	Ready func(context.Context) error
+	// Journal is this master's journal, which the caller runs; nil means that none is kept.
+	Journal *journal.Journal
+	Ready   func(context.Context) error
 	// Checks are further checks of readiness, which get the API's object service.
 	Checks  []Check
 	Version version.Info
@@ -224,7 +227,7 @@ func New(c Config) (*API, error) {
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
 		Agents: reach, Aggregated: a.Aggregated, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Advice: c.Advice, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
-		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp,
+		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp, Journal: c.Journal,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -183,4 +184,16 @@ func (s *Service) DecodeDeleted(o *deleted.Object) (registry.Object, error) {
 // TrimDeleted drops the copies of deleted objects that are too old or too many, until the context ends. It is a duty of the leader.
 func (s *Service) TrimDeleted(ctx context.Context, log *slog.Logger) error {
 	return deleted.Trim(ctx, s.store, s.now, log)
+}
+
+// DeletedBy returns the UID of an object of which a version is the kept copy, and who deleted it; false if it is no such copy, or cannot be decrypted.
+func (s *Service) DeletedBy(v *kv.Version) (uid types.UID, user string, ok bool) {
+	if !strings.HasPrefix(v.Key, deleted.Prefix) {
+		return "", "", false
+	}
+	o, err := s.openDeleted(v)
+	if err != nil {
+		return "", "", false
+	}
+	return types.UID(o.Uid), o.User, true
 }

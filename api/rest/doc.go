@@ -8,7 +8,7 @@
 // # Where what is
 //
 //   - a request's way: server.go, path.go, negotiate.go, body.go, flow.go (priority and fairness), record.go (audit), answer.go, bodywriter.go
-//   - objects: verbs.go, write.go, list.go, watch.go, table.go, token.go, subresources.go, transact.go, deleted.go
+//   - objects: verbs.go, write.go, list.go, watch.go, table.go, token.go, subresources.go, transact.go, deleted.go, journal.go
 //   - documents: discovery.go, openapi.go, derived.go, health.go, customresources.go
 //   - to nodes: agents.go, proxy.go
 package rest

@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/extension/aggregation"
 	"github.com/kontiki/kontiki/api/flow"
+	"github.com/kontiki/kontiki/api/journal"
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/openapi"
@@ -61,6 +62,8 @@ type Config struct {
 	Checks  []Check
 	Version version.Info
 	Log     *slog.Logger
+	// Journal is this master's journal; nil if it keeps none.
+	Journal *journal.Journal
 	// Extra serves further paths ("/metrics", "/kontiki/..."), behind authentication and authorization. One that ends in a slash
 	// stands for all paths that begin with it, any other for itself alone.
 	Extra map[string]http.Handler
@@ -265,6 +268,12 @@ func (c *call) serveOther() {
 	}
 	if path == objects.DeletedPath || strings.HasPrefix(path, objects.DeletedPath+"/") {
 		if err := c.serveDeleted(); err != nil {
+			c.fail(err)
+		}
+		return
+	}
+	if path == journal.Path {
+		if err := c.serveJournal(); err != nil {
 			c.fail(err)
 		}
 		return

@@ -131,6 +131,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"remove-dead-masters-after":             {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
 		"snapshot-dir":                          {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},
 		"snapshot-interval":                     {"17m0s", func(w wired) any { return w.cluster.Backups.Interval }},
+		"journal-size":                          {"12", func(w wired) any { return fmt.Sprint(w.journalSize) }},
+		"journal-age":                           {"3h0m0s", func(w wired) any { return w.journalAge }},
 		"backup-s3":                             {"s3://backups/a", func(w wired) any { return w.bucket.Bucket }},
 		"backup-s3-endpoint":                    {"https://192.0.2.9:9000", func(w wired) any { return w.bucket.Endpoint }},
 		"backup-s3-region":                      {"eu-1", func(w wired) any { return w.bucket.Region }},

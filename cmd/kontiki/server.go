@@ -27,6 +27,7 @@ import (
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/journal"
 	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/nodes"
@@ -79,6 +80,8 @@ type serverOptions struct {
 	bucket                    s3.Config
 	noAgent                   bool
 	dashboard                 bool
+	journalSize               int
+	journalAge                time.Duration
 	dutyNames                 []string
 	duties                    dutyList // from dutyNames
 	scheduling                schedulerConfig
@@ -152,6 +155,8 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringSliceVar(&o.dutyNames, "duties", []string{"*"}, "which duties the leader carries out: * for all, NAME or -NAME to switch one on or off, none for no duty that upstream's kube-scheduler or kube-controller-manager can carry out; the same on all masters")
 	f.StringVar(&o.scheduling.file, "scheduler-config", "", "a file with a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1): profiles, plugins, weights; the same on all masters")
 	f.BoolVar(&o.rebalance, "rebalance", false, "move pods to other nodes, within their disruption budgets, when their constraints are violated or nodes are loaded unevenly; the same on all masters")
+	f.IntVar(&o.journalSize, "journal-size", journal.DefaultBytes>>20, "how many megabytes of this master's disk the journal of changes and events may take; 0 keeps none")
+	f.DurationVar(&o.journalAge, "journal-age", journal.DefaultAge, "for how long the journal is kept")
 	f.BoolVar(&o.dashboard, "dashboard", true, "serve the dashboard at /ui on the API port")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
@@ -312,6 +317,9 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if o.timings.SnapshotInterval < time.Second || o.timings.SnapshotThreshold < 1 || o.timings.TrailingLogs < 1 {
 		return fmt.Errorf("--raft-snapshot-interval must be at least 1s, --raft-snapshot-threshold and --raft-trailing-logs at least 1")
 	}
+	if o.journalSize < 0 || o.journalSize > 64<<10 || o.journalAge < time.Minute {
+		return errors.New("--journal-size must be from 0 to 65536 (megabytes), --journal-age at least 1m")
+	}
 	spans, err := o.agent.tracing.open(ctx, "kontiki-master", o.name, log)
 	if err != nil {
 		return err
@@ -377,6 +385,8 @@ type master struct {
 	timelines *timelines.Gatherer
 	// advice is what requests would fit the workloads.
 	advice *advice.Keeper
+	// journal is this master's journal of changes; nil if it keeps none.
+	journal *journal.Journal
 }
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, tracer *tracing.Tracer, log *slog.Logger) (*master, error) {
@@ -396,13 +406,16 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	}
 	reports := usage.NewLocal()
 	m.usage = usage.NewDirectory(usage.Config{Local: reports, Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Log: log})
+	if m.journal, err = o.openJournal(log); err != nil {
+		return nil, err
+	}
 	clusterAPI, pprof := m.clusterAPI(), profiles()
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		FrontProxy: (&frontProxy{cluster: c}).Certificate, Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
-		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Metrics: apiMetrics,
+		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Journal: m.journal, Metrics: apiMetrics,
 		Tracer: tracer, Timeline: m.timeline, Timelines: func(ctx context.Context, pod *corev1.Pod) any { return m.timelines.Of(ctx, pod) },
 		Advice: func(namespace string) any { return m.advice.Advise(namespace) },
 		Audit:  o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
@@ -488,6 +501,11 @@ func (m *master) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { tellSystemd(m.log, daemon.SdNotifyStopping) })()
 	group.Go(func() error { return m.census.Run(running) })
 	group.Go(func() error { return m.followFlow(running) })
+	if m.journal != nil {
+		group.Go(func() error {
+			return controller.Keep(running, "journal", m.log.With("part", "journal"), func(ctx context.Context) error { return m.journal.Run(ctx, m.api.Objects) })
+		})
+	}
 	group.Go(func() error {
 		return controller.Keep(running, "custom resources", m.log.With("part", "api"), m.api.Run)
 	})
