@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestTheClientsCAIsDerived: every master that has the CA has it, also one that read the CA from a file or a backup, and another CA has
+// TestTheClientsCAIsDerived, and that of the front proxy: every master that has the CA has it, also one that read the CA from a file or a backup, and another CA has
 // another one.
 func TestTheClientsCAIsDerived(t *testing.T) {
 	ca := newCA(t)
@@ -29,6 +29,13 @@ func TestTheClientsCAIsDerived(t *testing.T) {
 	}
 	if !bytes.Equal(ca.Clients().Certificate().Raw, ca.WithLifetime(time.Hour).Clients().Certificate().Raw) {
 		t.Error("the lifetime changes the CA for API clients")
+	}
+	front, same := ca.FrontProxy(), again.FrontProxy()
+	if !bytes.Equal(front.Certificate().Raw, same.Certificate().Raw) || !front.key.Equal(same.key) || !bytes.Equal(front.Certificate().Raw, ca.WithLifetime(time.Hour).FrontProxy().Certificate().Raw) {
+		t.Error("two masters derive different CAs for the front proxy")
+	}
+	if front.key.Equal(ca.key) || front.key.Equal(ca.Clients().key) || newCA(t).FrontProxy().key.Equal(front.key) {
+		t.Error("the CA for the front proxy has the key of another")
 	}
 	if newCA(t).Clients().key.Equal(ca.Clients().key) || ca.Clients().key.Equal(ca.key) {
 		t.Error("two CAs have the same key")

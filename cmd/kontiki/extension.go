@@ -8,14 +8,14 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/apiservices"
 )
 
 // frontProxy has the certificate by which extension API servers know this master. It is safe for concurrent use.
 type frontProxy struct {
-	cluster *cluster.Cluster
+	// authority returns the present CA of the front proxy.
+	authority func() *pki.Authority
 
 	mu   sync.Mutex
 	ca   *x509.Certificate // which signed cert
@@ -26,7 +26,7 @@ type frontProxy struct {
 func (f *frontProxy) Certificate() (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ca := f.cluster.Identity().CA.FrontProxy()
+	ca := f.authority()
 	if f.cert != nil && f.ca.Equal(ca.Certificate()) && time.Now().Before(pki.RenewAt(f.cert.Leaf)) {
 		return f.cert, nil
 	}

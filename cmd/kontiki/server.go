@@ -412,7 +412,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	clusterAPI, pprof := m.clusterAPI(), profiles()
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
-		FrontProxy: (&frontProxy{cluster: c}).Certificate, Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
+		FrontProxy: (&frontProxy{authority: func() *pki.Authority { return c.Identity().CA.FrontProxy() }}).Certificate, Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Journal: m.journal, Metrics: apiMetrics,
