@@ -62,6 +62,40 @@ spec:
   service: {namespace: %[1]s, name: extension}
 `
 
+const externalMetrics = `
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.external.metrics.k8s.io}
+spec:
+  group: external.metrics.k8s.io
+  version: v1beta1
+  caBundle: %[2]s
+  groupPriorityMinimum: 1000
+  versionPriority: 10
+  service: {namespace: %[1]s, name: extension}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: scaled, namespace: %[1]s}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: scaled}}
+  template:
+    metadata: {labels: {app: scaled}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: c, image: kontiki/tools:1, imagePullPolicy: IfNotPresent, command: [tools, sleep]}]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: scaled, namespace: %[1]s}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: scaled}
+  minReplicas: 1
+  maxReplicas: 5
+  metrics: [{type: External, external: {metric: {name: queue}, target: {type: AverageValue, averageValue: "10"}}}]
+`
+
 const notesPath = "/apis/tools.example.com/v1/namespaces/default/notes"
 
 // TestExtensionAPIServerInAPod: each master passes requests on to an extension API server that runs as a pod, which knows the masters by their
@@ -73,7 +107,7 @@ func TestExtensionAPIServerInAPod(t *testing.T) {
 	cert, key := selfSigned(t, "extension."+ns+".svc")
 	ca := kubectl(t, "-n", "kube-system", "get", "configmap", "extension-apiserver-authentication", "-o", `jsonpath={.data.requestheader-client-ca-file}`)
 	t.Cleanup(func() {
-		if _, err := kontiki("kubectl", "delete", "apiservice", "v1.tools.example.com", "--ignore-not-found"); err != nil {
+		if _, err := kontiki("kubectl", "delete", "apiservice", "v1.tools.example.com", "v1beta1.external.metrics.k8s.io", "--ignore-not-found"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -122,6 +156,10 @@ func TestExtensionAPIServerInAPod(t *testing.T) {
 	if out := kubectl(t, "get", "apiservice", "v1.tools.example.com", "v1.apps"); !strings.Contains(out, ns+"/extension") || !strings.Contains(out, "Local") {
 		t.Error(out)
 	}
+
+	// An autoscaler reads its metric: 30 are 10 for each of 3 pods.
+	apply(t, fmt.Sprintf(externalMetrics, ns, cert))
+	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.desiredReplicas}=3", "hpa/scaled", "--timeout=120s")
 
 	kubectl(t, "-n", ns, "scale", "deployment/extension", "--replicas=0")
 	kubectl(t, "wait", "--for=condition=Available=False", "apiservice/v1.tools.example.com", "--timeout=60s")

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,7 +16,8 @@ import (
 )
 
 // extend serves the group version tools.example.com/v1 at port 8443, to clients alone that have a certificate of the CAs in the variable
-// FRONT_PROXY_CA. Its only resource are notes: the note whoami of each namespace contains the request's user and groups, others can be created.
+// FRONT_PROXY_CA. Its only resource are notes: the note whoami of each namespace contains the request's user and groups, others can be created. In
+// external.metrics.k8s.io/v1beta1 it serves metrics, whose value is 30.
 func extend(folder string) error {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(os.Getenv("FRONT_PROXY_CA"))) {
@@ -42,6 +44,15 @@ func (n *notes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == prefix {
 		write(w, object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "tools.example.com/v1", "resources": []object{
 			{"name": "notes", "singularName": "note", "namespaced": true, "kind": "Note", "verbs": []string{"create", "get", "list", "watch"}, "shortNames": []string{"nt"}}}})
+		return
+	}
+	if metric, ok := strings.CutPrefix(r.URL.Path, "/apis/external.metrics.k8s.io/v1beta1"); ok {
+		if metric == "" {
+			write(w, object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "external.metrics.k8s.io/v1beta1", "resources": []object{}})
+			return
+		}
+		write(w, object{"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": object{}, "items": []object{
+			{"metricName": path.Base(metric), "metricLabels": object{}, "timestamp": time.Now().Format(time.RFC3339), "value": "30"}}})
 		return
 	}
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, prefix+"/"), "/")
