@@ -25,14 +25,7 @@ func Config(kubeconfig string) (*rest.Config, error) {
 		config.QPS = -1
 		return config, nil
 	}
-	for _, path := range []string{dev.DefaultDir + "/kubeconfig", DefaultServerDir + "/admin.kubeconfig"} {
-		if kubeconfig != "" {
-			break
-		}
-		if _, err := os.Stat(path); err == nil {
-			kubeconfig = path
-		}
-	}
+	kubeconfig = kubeconfigPath(kubeconfig)
 	if kubeconfig == "" {
 		return nil, fmt.Errorf("no cluster found on this machine: name one with --kubeconfig, or start one with `kontiki dev`")
 	}
@@ -42,6 +35,19 @@ func Config(kubeconfig string) (*rest.Config, error) {
 	}
 	config.QPS = -1
 	return config, nil
+}
+
+// kubeconfigPath returns the file that Config reads, or nothing if KUBECONFIG says what is read or there is none.
+func kubeconfigPath(kubeconfig string) string {
+	if kubeconfig != "" || os.Getenv("KUBECONFIG") != "" {
+		return kubeconfig
+	}
+	for _, path := range []string{dev.DefaultDir + "/kubeconfig", DefaultServerDir + "/admin.kubeconfig"} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 // configIn is Config for a command about a namespace: if none is given, it is the kubeconfig's.
