@@ -1,4 +1,4 @@
-// Package docs_test checks the documents: every test that they name exists.
+// Package docs_test checks the documents: the tests, commands, flags, files and headings that they name exist.
 package docs_test
 
 import (
