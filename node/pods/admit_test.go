@@ -40,7 +40,7 @@ var fates = map[string]fate{
 	"PodSpec.NodeName": done, "PodSpec.HostNetwork": done, "PodSpec.HostPID": done, "PodSpec.HostIPC": done, "PodSpec.ShareProcessNamespace": done,
 	"PodSpec.SecurityContext": done, "PodSpec.ImagePullSecrets": done, "PodSpec.Hostname": done, "PodSpec.Subdomain": done, "PodSpec.Affinity": done,
 	"PodSpec.SchedulerName": masters, "PodSpec.Tolerations": done, "PodSpec.HostAliases": done, "PodSpec.PriorityClassName": done, "PodSpec.Priority": done,
-	"PodSpec.DNSConfig": done, "PodSpec.ReadinessGates": done, "PodSpec.RuntimeClassName": refused, "PodSpec.EnableServiceLinks": done,
+	"PodSpec.DNSConfig": done, "PodSpec.ReadinessGates": done, "PodSpec.RuntimeClassName": done, "PodSpec.EnableServiceLinks": done,
 	"PodSpec.PreemptionPolicy": masters, "PodSpec.Overhead": done, "PodSpec.TopologySpreadConstraints": masters, "PodSpec.SetHostnameAsFQDN": done,
 	"PodSpec.OS": done, "PodSpec.HostUsers": done, "PodSpec.SchedulingGates": masters, "PodSpec.ResourceClaims": refused, "PodSpec.Resources": done,
 	"PodSpec.HostnameOverride": done, "PodSpec.SchedulingGroup": masters, "PodSpec.EvictionResponders": masters,
