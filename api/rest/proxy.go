@@ -14,8 +14,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/kontiki/kontiki/api/agents"
+	"github.com/kontiki/kontiki/internal/upgrade"
 )
 
 // proxyTarget is the destination of a proxied request: an address in the pod network, reached through a node's agent.
@@ -114,8 +116,14 @@ func (c *call) proxyTo(t proxyTarget) error {
 	if _, err := c.Agents.TLS(t.Node); err != nil {
 		return err
 	}
+	w := c.w
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Agents.Dial(ctx, t.Endpoint) }
+	if httpstream.IsUpgradeRequest(c.r) {
+		opening := upgrade.New(w, dial, c.RequestTimeout)
+		w, dial = opening, opening.Connect
+	}
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Agents.Dial(ctx, t.Endpoint) },
+		DialContext: dial, MaxResponseHeaderBytes: upgrade.MaxHeader,
 		// Certificates of pods that serve TLS cannot be verified here, as upstream.
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		DisableKeepAlives: true,
@@ -127,6 +135,6 @@ func (c *call) proxyTo(t proxyTarget) error {
 	// Links in HTML pages are rewritten to lead through the proxy, and a path without its slash is redirected, as upstream.
 	handler := proxy.NewUpgradeAwareHandler(location, transport, true, false, responder{c})
 	handler.UseLocationHost = true
-	handler.ServeHTTP(c.w, c.r)
+	handler.ServeHTTP(w, c.r)
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/upgrade"
 )
 
 // extension is an extension API server on loopback, and the service and agent by which it is reached.
@@ -447,7 +448,7 @@ func TestDiscoveryIsBounded(t *testing.T) {
 		}
 	}
 	headers := start(t, func(w http.ResponseWriter, _ *http.Request) {
-		for i := range 2 * maxHeader / 4096 {
+		for i := range 2 * upgrade.MaxHeader / 4096 {
 			w.Header().Set(fmt.Sprint("A-", i), strings.Repeat("a", 4096))
 		}
 	})

@@ -22,8 +22,6 @@ import (
 const (
 	maxAnswer    = 4 << 20
 	maxResources = 1000
-	// maxHeader limits the headers of any answer, also of those that are passed on.
-	maxHeader = 1 << 20
 	// patience is upstream's, for checks of availability.
 	patience = 5 * time.Second
 )

@@ -33,6 +33,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/upgrade"
 )
 
 // Prefix is that of the keys of APIServices.
@@ -276,7 +277,7 @@ func (s *Services) target(spec *apiregistrationv1.APIServiceSpec) *target {
 	t.transport = &http.Transport{
 		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return webhook.Dial(ctx, s.c.Pods, at) },
 		TLSClientConfig: config, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 25, ForceAttemptHTTP2: true,
-		MaxResponseHeaderBytes: maxHeader, HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		MaxResponseHeaderBytes: upgrade.MaxHeader, HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	return t
 }
