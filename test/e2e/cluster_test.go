@@ -33,6 +33,9 @@ var traces *collector
 // staticPods is the folder of the static pods of all workers.
 var staticPods string
 
+// sharedFlags are flags of the cluster's masters that all masters must have.
+var sharedFlags = []string{"--advice-period=5s", "--advice-apply-after=5s"}
+
 func TestMain(m *testing.M) {
 	os.Exit(runAll(m))
 }
@@ -62,7 +65,7 @@ func runAll(m *testing.M) (code int) {
 	}
 	defer os.RemoveAll(filepath.Dir(handlerCalls))
 	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--tracing-config-file="+tracing, "--agent-arg=--tracing-config-file="+tracing,
-		"--server-arg=--advice-period=5s", "--server-arg=--advice-apply-after=5s",
+		"--server-arg="+sharedFlags[0], "--server-arg="+sharedFlags[1],
 		"--agent-arg=--pod-manifest-path="+staticPods, "--agent-arg=--runtime-handlers=logging=io.containerd.runc.v2:"+handlerCalls+".sh",
 		"--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
 	defer func() {

@@ -129,8 +129,8 @@ func TestAMachineIsReplacedUnderANewName(t *testing.T) {
 	})
 	dir := filepath.Join(env.Dir, "hosts", "master-4")
 	addAddress(t, "master-3", "10.89.0.24")
-	p := run(t, "master-3", "server", "--no-agent", "--name", "master-4", "--node-ip", "10.89.0.24", "--data-dir", dir,
-		"--join", address(t, "master-1")+":6444", "--token", createToken(t, "master-1", "master"))
+	p := run(t, "master-3", append([]string{"server", "--no-agent", "--name", "master-4", "--node-ip", "10.89.0.24", "--data-dir", dir,
+		"--join", address(t, "master-1") + ":6444", "--token", createToken(t, "master-1", "master")}, sharedFlags...)...)
 	eventually(t, time.Minute, "the new master to have its vote", func() error {
 		s, _ := clusterStatus(t)
 		for _, m := range s.Members {
@@ -146,7 +146,7 @@ func TestAMachineIsReplacedUnderANewName(t *testing.T) {
 	// It moves, without a token or any addresses.
 	p.stop()
 	addAddress(t, "master-3", "10.89.0.25")
-	p = run(t, "master-3", "server", "--no-agent", "--name", "master-4", "--node-ip", "10.89.0.25", "--data-dir", dir)
+	p = run(t, "master-3", append([]string{"server", "--no-agent", "--name", "master-4", "--node-ip", "10.89.0.25", "--data-dir", dir}, sharedFlags...)...)
 	eventually(t, time.Minute, "the master to be known by its new address", func() error {
 		if m := member(t, "master-4"); m.Address != "10.89.0.25:6444" || m.APIAddress != "10.89.0.25:6443" || m.Health != cluster.HealthOK {
 			return fmt.Errorf("%+v", m)
