@@ -17,7 +17,7 @@ func TestTheStepsOfAStartAreKept(t *testing.T) {
 		p := pod("a", corev1.RestartPolicyAlways, trap, "sh|-c|exit 3")
 		n.m.Update(p)
 		n.status(p)
-		time.Sleep(time.Minute) // the second container restarts
+		pass(time.Minute) // the second container restarts
 		var names []string
 		for _, s := range n.m.c.Timeline.Of(string(p.UID)).Steps {
 			if s.Ended.Before(s.Began) {

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 func TestTopProcess(t *testing.T) {
 	arguments, ok := os.LookupEnv(topArguments)
 	if !ok {
+		// A process of the test binary is the only way to have the command on a terminal; without its arguments there is nothing to test.
 		t.Skip("it is run by the other tests")
 	}
 	cmd := topCommand()
