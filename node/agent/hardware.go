@@ -21,6 +21,7 @@ import (
 	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/podresources"
 	"github.com/kontiki/kontiki/node/pods"
+	"github.com/kontiki/kontiki/node/podsapi"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -224,6 +225,9 @@ func (a *Agent) runMachinery(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return m.plugins.Run(ctx) })
 	g.Go(func() error {
 		return podresources.Serve(ctx, podresources.Config{Dir: filepath.Join(a.c.Kubelet.Dir(), "pod-resources"), Pods: a.pods.Pods, Sources: m.sources})
+	})
+	g.Go(func() error {
+		return podsapi.Serve(ctx, podsapi.Config{Dir: filepath.Join(a.c.Kubelet.Dir(), "pods-api"), Pods: a.pods.Pods, Changed: a.pods.Changed, Ready: a.store.assigned})
 	})
 	if m.processors != nil {
 		g.Go(func() error { return m.processors.Run(ctx) })

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/shutdown"
 )
@@ -25,11 +26,11 @@ func (e endings) End(uid types.UID, grace time.Duration) <-chan struct{} {
 }
 
 // closed returns why the node takes no pods, nil if it takes them.
-func (a *Agent) closed() *pods.Refusal {
+func (a *Agent) closed() *fit.Refusal {
 	if a.shutdown == nil || !a.shutdown.Now() {
 		return nil
 	}
-	return &pods.Refusal{Reason: shutdown.Refused, Message: shutdown.RefusedMessage}
+	return &fit.Refusal{Reason: shutdown.Refused, Message: shutdown.RefusedMessage}
 }
 
 // lookTimeout limits how long the end of pods waits for the node's new status.

@@ -451,6 +451,13 @@ func (s *store) Services() ([]*corev1.Service, bool) {
 	return list[*corev1.Service](s, "services"), s.known
 }
 
+// assigned says whether the store has what is assigned to the node: a master has said it, or an earlier agent left it on disk.
+func (s *store) assigned() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.known
+}
+
 // services returns what routes to services, unless its generation has been seen already.
 func (s *store) services(seen uint64) (services []*corev1.Service, slices []*discoveryv1.EndpointSlice, known bool, generation uint64) {
 	s.mu.RLock()

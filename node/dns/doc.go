@@ -16,7 +16,8 @@
 //
 // Other names of the zone, and addresses of the cluster's ranges without a PTR, do not exist (NXDOMAIN with the SOA, cached for
 // five seconds); names that exist without a record of the requested type (AAAA, for example) get an empty response. Until the first
-// SetServices the zone is not known and every question for it gets SERVFAIL, which is not cached.
+// SetServices the zone is not known and every question for it gets SERVFAIL, which is not cached; so that pods rarely see that when their
+// agent restarts, Late listens some seconds later if it has to wait for the services.
 //
 // All other questions are forwarded to the nameservers in the host's resolv.conf, and the responses cached for at most 30 seconds.
 // A change of that file takes effect with the first question at least a second later. Without a nameserver the response is SERVFAIL

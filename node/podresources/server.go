@@ -4,23 +4,14 @@ package podresources
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"os"
-	"path/filepath"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
 
-	"github.com/kontiki/kontiki/internal/beneath"
-	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/node/localgrpc"
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
@@ -39,58 +30,16 @@ type Config struct {
 	// Pods returns the node's pods.
 	Pods    func() []*corev1.Pod
 	Sources []Source
-	limit   rate.Limit // requests a second, with bursts of as many; 0 means maxPerSecond
+	limit   rate.Limit // see localgrpc.Config
 	burst   int
 }
 
-const (
-	socketName = "kubelet.sock"
-	// Limits for callers: they may open the folder because a pod mounts it, but need little.
-	maxStreams, maxConnections = 16, 64
-	// maxPerSecond limits requests, as the kubelet does (with bursts of as many).
-	maxPerSecond = 100
-)
+const socketName = "kubelet.sock"
 
 // Serve serves until ctx ends.
 func Serve(ctx context.Context, c Config) error {
-	if err := os.MkdirAll(c.Dir, 0o750); err != nil {
-		return fmt.Errorf("pod resources: %w", err)
-	}
-	path := filepath.Join(c.Dir, socketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("pod resources: %w", err)
-	}
-	dir, err := os.Open(c.Dir)
-	if err != nil {
-		return fmt.Errorf("pod resources: %w", err)
-	}
-	// The folder's path may be longer than a socket's may be.
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(beneath.Path(dir), socketName)})
-	dir.Close()
-	if err != nil {
-		return fmt.Errorf("pod resources: %w", err)
-	}
-	listener.SetUnlinkOnClose(false) // that path leads elsewhere by then
-	defer os.Remove(path)
-	if c.limit == 0 {
-		c.limit, c.burst = maxPerSecond, maxPerSecond
-	}
-	limit := rate.NewLimiter(c.limit, c.burst)
-	server := grpc.NewServer(grpc.MaxConcurrentStreams(maxStreams), grpc.MaxRecvMsgSize(64<<10),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
-			if !limit.Allow() {
-				return nil, status.Error(codes.ResourceExhausted, "rejected by rate limit")
-			}
-			defer contain.Recover(&err)
-			return handle(ctx, req)
-		}))
-	api.RegisterPodResourcesListerServer(server, &lister{c: c})
-	stop := context.AfterFunc(ctx, server.Stop)
-	defer stop()
-	if err := server.Serve(netutil.LimitListener(listener, maxConnections)); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("pod resources: %w", err)
-	}
-	return ctx.Err()
+	return localgrpc.Serve(ctx, localgrpc.Config{Dir: c.Dir, Socket: socketName, Limit: c.limit, Burst: c.burst},
+		func(s *grpc.Server) { api.RegisterPodResourcesListerServer(s, &lister{c: c}) })
 }
 
 // lister is the service.

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -30,7 +31,7 @@ type observed struct {
 	// sandbox is the generation of the pod's sandbox, "" if it is not known.
 	sandbox string
 	// alloc is what the pod was granted.
-	alloc *allocation
+	alloc *resources.Allocation
 	// liveness, startup and readiness by container id; absent means no result yet.
 	liveness, startup, readiness map[string]verdict
 }

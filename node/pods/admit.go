@@ -8,11 +8,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/node/util/sysctl"
 
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/podspec"
 )
-
-// Refusal is the reason why a node does not run a pod that was assigned to it. The pod becomes Failed with it.
-type Refusal struct{ Reason, Message string }
 
 // Reasons of refusals, which are the kubelet's.
 const (
@@ -51,15 +49,15 @@ func CheckSysctlPatterns(patterns []string) error {
 // Admit decides, before anything of a pod is created, whether this node can run it as its spec requires. What the node does not
 // support is refused with a reason, never ignored; unsupported kinds of volumes are refused when they are mounted. Whether the pod
 // fits beside the others is checked by fit.
-func (m *Manager) Admit(pod *corev1.Pod) *Refusal {
+func (m *Manager) Admit(pod *corev1.Pod) *fit.Refusal {
 	if pod.Spec.OS != nil && pod.Spec.OS.Name != corev1.Linux {
-		return &Refusal{reasonOS, "Failed to admit pod as the OS field doesn't match node OS"}
+		return &fit.Refusal{Reason: reasonOS, Message: "Failed to admit pod as the OS field doesn't match node OS"}
 	}
 	if os, ok := pod.Labels[corev1.LabelOSStable]; ok && os != string(corev1.Linux) {
-		return &Refusal{reasonOSLabel, "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+		return &fit.Refusal{Reason: reasonOSLabel, Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
 	}
 	if missing := m.unsupported(pod); len(missing) > 0 {
-		return &Refusal{reasonUnsupported, "Pod requires node features that are not available: " + strings.Join(missing, ", ")}
+		return &fit.Refusal{Reason: reasonUnsupported, Message: "Pod requires node features that are not available: " + strings.Join(missing, ", ")}
 	}
 	if r := m.admitSysctls(pod); r != nil {
 		return r
@@ -67,12 +65,12 @@ func (m *Manager) Admit(pod *corev1.Pod) *Refusal {
 	return m.admitAppArmor(pod)
 }
 
-func (m *Manager) admitSysctls(pod *corev1.Pod) *Refusal {
+func (m *Manager) admitSysctls(pod *corev1.Pod) *fit.Refusal {
 	if pod.Spec.SecurityContext == nil {
 		return nil
 	}
-	forbid := func(format string, args ...any) *Refusal {
-		return &Refusal{reasonSysctl, "forbidden sysctl: " + fmt.Sprintf(format, args...)}
+	forbid := func(format string, args ...any) *fit.Refusal {
+		return &fit.Refusal{Reason: reasonSysctl, Message: "forbidden sysctl: " + fmt.Sprintf(format, args...)}
 	}
 	for _, s := range pod.Spec.SecurityContext.Sysctls {
 		name := sysctl.NormalizeName(s.Name)
@@ -102,7 +100,7 @@ func matchSysctl(pattern, name string) bool {
 }
 
 // admitAppArmor refuses a pod with an AppArmor profile that the host cannot enforce.
-func (m *Manager) admitAppArmor(pod *corev1.Pod) *Refusal {
+func (m *Manager) admitAppArmor(pod *corev1.Pod) *fit.Refusal {
 	wanted := func(p *corev1.AppArmorProfile) bool {
 		return p != nil && p.Type != corev1.AppArmorProfileTypeUnconfined
 	}
@@ -114,7 +112,7 @@ func (m *Manager) admitAppArmor(pod *corev1.Pod) *Refusal {
 		want = want || strings.HasPrefix(k, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) && v != corev1.DeprecatedAppArmorBetaProfileNameUnconfined
 	}
 	if want && !m.features.AppArmor {
-		return &Refusal{reasonAppArmor, "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
+		return &fit.Refusal{Reason: reasonAppArmor, Message: "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
 	}
 	return nil
 }
@@ -138,7 +136,7 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 	refuse(pod.Status.ExtendedResourceClaimStatus != nil && !devices, "extended resources that are devices")
 	refuse(spec.Resources != nil && len(spec.Resources.Claims) > 0, "resources.claims")
 	if s := spec.SecurityContext; s != nil {
-		refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
+		refuse(m.unlabelled(s.SELinuxOptions), "securityContext.seLinuxOptions (the agent runs without --selinux)")
 	}
 	for c, kind := range podspec.Containers(pod) {
 		refuse := func(used bool, field string) { refuse(used, kind.Field()+"["+c.Name+"]."+field) }
@@ -166,12 +164,17 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 			}
 		}
 		if s := c.SecurityContext; s != nil {
-			refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
+			refuse(m.unlabelled(s.SELinuxOptions), "securityContext.seLinuxOptions (the agent runs without --selinux)")
 			// It is valid only in a user namespace: without one, root would have access to all of the host's /proc/sys.
 			refuse(s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && !users && !(s.Privileged != nil && *s.Privileged), "securityContext.procMount: Unmasked")
 		}
 	}
 	return out
+}
+
+// unlabelled says whether the host's kernel would enforce a label that containers do not get. Where it has no SELinux, labels mean nothing.
+func (m *Manager) unlabelled(o *corev1.SELinuxOptions) bool {
+	return o != nil && m.features.SELinux && !m.features.SELinuxLabels
 }
 
 // noUsers says why pods cannot have user namespaces here, "" if they can.

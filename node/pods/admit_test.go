@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
 	"github.com/kontiki/kontiki/node/userns"
@@ -240,28 +241,31 @@ func TestWhatAPodAsksForIsRefusedWithAReason(t *testing.T) {
 		name     string
 		spec     corev1.PodSpec
 		features runtime.Features
-		want     *Refusal
+		want     *fit.Refusal
 	}{
 		{"nothing", corev1.PodSpec{}, runtime.Features{}, nil},
 		{"the host's users", corev1.PodSpec{HostUsers: &yes}, runtime.Features{}, nil},
-		{"users of its own", corev1.PodSpec{HostUsers: &no}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false (the node has no ids for them)"}},
-		{"users that the kernel cannot map", corev1.PodSpec{HostUsers: &no}, runtime.Features{NoUserNamespaces: "an old kernel"}, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false (an old kernel)"}},
-		{"an unmasked /proc", context(corev1.SecurityContext{ProcMount: &unmasked}), all, &Refusal{"PodFeatureUnsupported", missing + "containers[c].securityContext.procMount: Unmasked"}},
+		{"users of its own", corev1.PodSpec{HostUsers: &no}, all, &fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "hostUsers: false (the node has no ids for them)"}},
+		{"users that the kernel cannot map", corev1.PodSpec{HostUsers: &no}, runtime.Features{NoUserNamespaces: "an old kernel"}, &fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "hostUsers: false (an old kernel)"}},
+		{"an unmasked /proc", context(corev1.SecurityContext{ProcMount: &unmasked}), all, &fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "containers[c].securityContext.procMount: Unmasked"}},
 		{"a runtime class", corev1.PodSpec{RuntimeClassName: name("gvisor")}, all, nil},
-		{"two things", corev1.PodSpec{HostUsers: &no, RuntimeClassName: name("gvisor")}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false (the node has no ids for them)"}},
+		{"two things", corev1.PodSpec{HostUsers: &no, RuntimeClassName: name("gvisor")}, all, &fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "hostUsers: false (the node has no ids for them)"}},
 		{"devices", corev1.PodSpec{ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}},
 			Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpu"}}}}}}, all,
-			&Refusal{"PodFeatureUnsupported", missing + "resourceClaims, containers[c].resources.claims"}},
+			&fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "resourceClaims, containers[c].resources.claims"}},
 		{"devices in a simulation", corev1.PodSpec{ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}}}, runtime.Features{Devices: true}, nil},
-		{"recursive read-only mounts", mounts, runtime.Features{}, &Refusal{"PodFeatureUnsupported", missing + "containers[c].volumeMounts[v].recursiveReadOnly"}},
+		{"recursive read-only mounts", mounts, runtime.Features{}, &fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "containers[c].volumeMounts[v].recursiveReadOnly"}},
 		{"recursive read-only mounts where they work", mounts, all, nil},
-		{"AppArmor", context(corev1.SecurityContext{AppArmorProfile: confined}), runtime.Features{}, &Refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
-		{"AppArmor for the pod", corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{AppArmorProfile: confined}}, runtime.Features{}, &Refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
+		{"AppArmor", context(corev1.SecurityContext{AppArmorProfile: confined}), runtime.Features{}, &fit.Refusal{Reason: "AppArmor", Message: "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
+		{"AppArmor for the pod", corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{AppArmorProfile: confined}}, runtime.Features{}, &fit.Refusal{Reason: "AppArmor", Message: "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
 		{"AppArmor where it works", context(corev1.SecurityContext{AppArmorProfile: confined}), all, nil},
 		{"SELinux labels where nothing reads them", context(corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Type: "spc_t"}}), runtime.Features{}, nil},
-		{"Windows", corev1.PodSpec{OS: &corev1.PodOS{Name: corev1.Windows}}, all, &Refusal{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}},
+		{"SELinux labels that containers get", context(corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Type: "spc_t"}}), runtime.Features{SELinux: true, SELinuxLabels: true}, nil},
+		{"SELinux labels that they do not get", context(corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Type: "spc_t"}}), runtime.Features{SELinux: true},
+			&fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "containers[c].securityContext.seLinuxOptions (the agent runs without --selinux)"}},
+		{"Windows", corev1.PodSpec{OS: &corev1.PodOS{Name: corev1.Windows}}, all, &fit.Refusal{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}},
 		{"an ephemeral container's", corev1.PodSpec{EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e", SecurityContext: &corev1.SecurityContext{ProcMount: &unmasked}}}}}, all,
-			&Refusal{"PodFeatureUnsupported", missing + "ephemeralContainers[e].securityContext.procMount: Unmasked"}},
+			&fit.Refusal{Reason: "PodFeatureUnsupported", Message: missing + "ephemeralContainers[e].securityContext.procMount: Unmasked"}},
 	} {
 		rt := fake.New()
 		rt.SetFeatures(c.features)
@@ -339,9 +343,9 @@ func TestSysctls(t *testing.T) {
 	} {
 		m := New(Config{Runtime: fake.New(), AllowedUnsafeSysctls: c.allowed})
 		pod := &corev1.Pod{Spec: corev1.PodSpec{HostNetwork: c.hostNet, HostIPC: c.hostIPC, SecurityContext: &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: c.name, Value: "1"}}}}}
-		var want *Refusal
+		var want *fit.Refusal
 		if c.want != "" {
-			want = &Refusal{"SysctlForbidden", "forbidden sysctl: " + c.want}
+			want = &fit.Refusal{Reason: "SysctlForbidden", Message: "forbidden sysctl: " + c.want}
 		}
 		if got := m.Admit(pod); !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v: %+v", c, got)

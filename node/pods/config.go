@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/timeline"
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -35,6 +36,8 @@ type Volumes interface {
 	Refresh(ctx context.Context, pod *corev1.Pod, volumes []string, hostIP string, podIPs []string) error
 	// SubPath returns the path to mount for a part of a volume; links cannot lead it out of the volume.
 	SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string) (string, error)
+	// Labelled says whether the files of a volume get the SELinux label of the containers that mount it.
+	Labelled(pod *corev1.Pod, v *corev1.Volume) bool
 	// TearDown removes all volumes of a pod. An unknown uid is not an error.
 	TearDown(ctx context.Context, uid string) error
 }
@@ -147,7 +150,7 @@ type Config struct {
 	Swap      SwapBehavior
 	SwapTotal int64
 	// Closed returns why the node takes no pods at all now, nil if it takes them; it may be nil.
-	Closed func() *Refusal
+	Closed func() *fit.Refusal
 	// Static says whether a pod is a static one: it is critical, and nothing of it waits for a master. nil if there are none.
 	Static func(uid types.UID) bool
 	// Starts limits how many pods start containers concurrently; 0 means 4. On two cores a runtime is fastest with 3 to 4.

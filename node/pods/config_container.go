@@ -4,15 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/node/util/sysctl"
 
+	"github.com/kontiki/kontiki/node/environ"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/selinux"
 )
 
 const (
@@ -70,7 +74,7 @@ func (w *worker) handler(pod *corev1.Pod) (string, error) {
 
 func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod),
-		HostPID: pod.Spec.HostPID, SharePID: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace, Resources: podResources(pod)}
+		HostPID: pod.Spec.HostPID, SharePID: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace, Resources: resources.ForPod(pod)}
 	var err error
 	if c.Handler, err = w.handler(pod); err != nil {
 		return c, err
@@ -89,6 +93,9 @@ func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 			return c, err
 		}
 		c.Users = &runtime.IDRange{First: ids.First, Length: ids.Length}
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		c.SELinux = labelOptions(sc.SELinuxOptions)
 	}
 	if pod.Spec.HostNetwork {
 		c.Net = runtime.NamespaceHost
@@ -115,7 +122,7 @@ func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 
 func podNetwork(pod *corev1.Pod, netns string) netapi.PodNetwork {
 	n := netapi.PodNetwork{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, NetNS: netns}
-	for _, p := range hostPorts(pod) {
+	for _, p := range podspec.HostPorts(pod) {
 		n.HostPorts = append(n.HostPorts, netapi.HostPort{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: string(p.Protocol)})
 	}
 	return n
@@ -123,7 +130,12 @@ func podNetwork(pod *corev1.Pod, netns string) netapi.PodNetwork {
 
 // containerConfig returns the configuration to pass to the runtime.
 func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observed, attempt int) (runtime.ContainerConfig, error) {
-	env, err := w.m.environment(pod, c, w.podIPs, w.volumes)
+	services, known := w.m.c.Objects.Services()
+	if !known && !w.m.static(pod.UID) {
+		return runtime.ContainerConfig{}, errors.New("services have not yet been read at least once, cannot construct envvars")
+	}
+	sources := environ.Sources{Objects: w.m.c.Objects, Services: services, Node: w.m.node(), NodeIP: w.m.c.NodeIP.String(), PodIPs: w.podIPs, Volumes: w.volumes}
+	env, err := sources.Variables(pod, c)
 	if err != nil {
 		return runtime.ContainerConfig{}, err
 	}
@@ -135,7 +147,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 	expandAll := func(in []string) []string {
 		var out []string
 		for _, s := range in {
-			out = append(out, expand(s, lookup))
+			out = append(out, environ.Expand(s, lookup))
 		}
 		return out
 	}
@@ -150,13 +162,13 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 	cfg := runtime.ContainerConfig{
 		Sandbox: sandbox, Name: c.Name, Attempt: attempt, Image: c.Image,
 		Command: expandAll(c.Command), Args: expandAll(c.Args), WorkingDir: c.WorkingDir, Env: env,
-		Resources: containerResources(pod, c, w.m.nodeMemory()), Security: security,
+		Resources: resources.ForContainer(pod, c, w.m.nodeMemory()), Security: security,
 		SingleProcessOOMKill: w.m.c.SingleProcessOOMKill,
 		Stdin:                c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		LogPath: filepath.Join(w.m.podLogDir(pod), c.Name, strconv.Itoa(attempt)+".log"),
-		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox, labelLimits: limitsOf(pod, c).label(), labelRound: roundLabel(pod, c, o.round())},
+		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox, resources.LabelLimits: resources.LimitsOf(pod, c).Label(), labelRound: roundLabel(pod, c, o.round())},
 	}
-	cfg.Resources.Swap = w.m.swapOf(pod, limitsOf(pod, c))
+	cfg.Resources.Swap = w.m.swapOf(pod, resources.LimitsOf(pod, c))
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = string(*c.Lifecycle.StopSignal)
 	}
@@ -168,7 +180,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 		if err != nil {
 			return cfg, err
 		}
-		cfg.Mounts = append(cfg.Mounts, runtime.Mount{HostPath: host, ContainerPath: path})
+		cfg.Mounts = append(cfg.Mounts, runtime.Mount{HostPath: host, ContainerPath: path, Relabel: true})
 		cfg.Labels[labelMessagePath] = host
 	}
 	cfg.Labels[labelMessagePolicy] = string(c.TerminationMessagePolicy)
@@ -209,6 +221,20 @@ func recursiveReadOnly(m corev1.VolumeMount, supported bool) bool {
 	return m.ReadOnly && supported && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
 }
 
+// labelled says whether the files of a volume get the SELinux label of the containers that mount it.
+func (m *Manager) labelled(pod *corev1.Pod, volume string) bool {
+	i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume })
+	return m.features.SELinuxLabels && i >= 0 && m.c.Volumes.Labelled(pod, &pod.Spec.Volumes[i])
+}
+
+// labelOptions returns the options of a security context, nil if it has none.
+func labelOptions(o *corev1.SELinuxOptions) *selinux.Options {
+	if o == nil {
+		return nil
+	}
+	return &selinux.Options{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
+}
+
 func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string) (string, bool)) ([]runtime.Mount, []runtime.Device, error) {
 	var out []runtime.Mount
 	own := map[string]bool{}
@@ -220,7 +246,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 		sub := m.SubPath
 		if m.SubPathExpr != "" {
 			missing := ""
-			sub = expand(m.SubPathExpr, func(n string) (string, bool) {
+			sub = environ.Expand(m.SubPathExpr, func(n string) (string, bool) {
 				v, ok := lookup(n)
 				if !ok {
 					missing = n
@@ -243,7 +269,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 			path = "/" + path
 		}
 		rm := runtime.Mount{HostPath: host, ContainerPath: path, ReadOnly: m.ReadOnly || onlyRead(pod, m.Name),
-			RecursiveReadOnly: recursiveReadOnly(m, w.m.features.RecursiveReadOnly), Image: w.imageMounts[m.Name]}
+			RecursiveReadOnly: recursiveReadOnly(m, w.m.features.RecursiveReadOnly), Image: w.imageMounts[m.Name], Relabel: w.m.labelled(pod, m.Name)}
 		if m.MountPropagation != nil {
 			switch *m.MountPropagation {
 			case corev1.MountPropagationBidirectional:
@@ -257,7 +283,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 	}
 	for name, path := range map[string]string{"hosts": "/etc/hosts", "hostname": "/etc/hostname", "resolv.conf": "/etc/resolv.conf"} {
 		if !own[path] {
-			out = append(out, runtime.Mount{HostPath: filepath.Join(w.m.podDir(pod.UID), "etc", name), ContainerPath: path,
+			out = append(out, runtime.Mount{HostPath: filepath.Join(w.m.podDir(pod.UID), "etc", name), ContainerPath: path, Relabel: true,
 				ReadOnly: c.SecurityContext != nil && c.SecurityContext.ReadOnlyRootFilesystem != nil && *c.SecurityContext.ReadOnlyRootFilesystem})
 		}
 	}
@@ -315,6 +341,7 @@ func securityOf(pod *corev1.Pod, c *corev1.Container, seccomp seccompConfig) (ru
 		}
 	}
 	if p := c.SecurityContext; p != nil {
+		s.SELinux = labelOptions(p.SELinuxOptions)
 		if p.RunAsUser != nil {
 			s.RunAsUser = p.RunAsUser
 		}

@@ -11,16 +11,17 @@
 // Where to find what:
 //
 //   - config.go: what the package needs of others, and the reasons of waiting containers
-//   - manager.go: the Manager, which passes pods to their workers; admit.go and fit.go: whether a pod may run here
+//   - manager.go: the Manager, which passes pods to their workers; admit.go: whether a pod may run here (node/fit: beside
+//     the others)
 //   - worker.go: the worker's loop; actions.go decides, from what is observed, which containers are started, restarted and stopped
 //   - setup.go: volumes, sandbox and network before the first container; start.go: one container
-//   - config_container.go, env.go, envfile.go, files.go, imagevolume.go, loglinks.go: what a container is created with: its
-//     configuration, variables, the files that the agent mounts, volumes from images, and links to its log
+//   - config_container.go, files.go, imagevolume.go, loglinks.go: what a container is created with: its configuration, the files
+//     that the agent mounts, volumes from images, and links to its log (node/environ makes its variables)
 //   - images.go, credentials.go: pulling images (records of pulls are in node/pulls); node/pods/eviction removes those that are
 //     not used
 //   - hooks.go, prober.go, probemetrics.go: lifecycle handlers and probes; backoff.go: delays between attempts
 //   - restartall.go: containers whose exit restarts the whole pod
-//   - resize.go, resizing.go, resources.go, swap.go: limits of CPU, memory and swap, and their change while containers run
+//   - resize.go, resizing.go, swap.go: limits of CPU, memory and swap (node/resources), and their change while containers run
 //   - storage.go: limits of local storage; pressure.go: the pods that may go when the node runs out of something (node/pods/eviction looks
 //     at the node and decides which); preempt.go: pods that go for critical ones
 //   - stop.go, cleanup.go: the end of a pod and of what it leaves; hold.go: pods that must not run for the time being

@@ -16,14 +16,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/internal/broadcast"
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/pulls"
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // Manager manages the workers. Create it with New, then call Run; the other methods may be called before and during Run.
 type Manager struct {
 	c         Config
+	began     time.Time
 	features  runtime.Features
 	starts    chan struct{}
 	pulls     chan struct{} // slots for pulling images
@@ -31,8 +35,9 @@ type Manager struct {
 	guard     *eviction.Guard
 	measures  chan struct{} // slots for measuring pods' local storage
 	measuring measureLimits
-	admission sync.Mutex // serializes admission, so that two pods do not get the same resources
-	refusals  backOff    // by the owner's UID; guarded by admission
+	admission sync.Mutex       // serializes admission, so that two pods do not get the same resources
+	refusals  backOff          // by the owner's UID; guarded by admission
+	changes   broadcast.Signal // of what Pods returns
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
@@ -58,12 +63,15 @@ func New(c Config) *Manager {
 	if c.ImageGC == (eviction.ImageGC{}) {
 		c.ImageGC = eviction.DefaultImageGC
 	}
-	m := &Manager{c: c, pulls: make(chan struct{}, c.Pulls), pulled: pulls.Open(c.PullDir), features: c.Runtime.Features(),
+	m := &Manager{c: c, began: time.Now(), pulls: make(chan struct{}, c.Pulls), pulled: pulls.Open(c.PullDir), features: c.Runtime.Features(),
 		starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits, probed: newProbeMetrics(),
 		workers: map[types.UID]*worker{}}
 	m.guard = eviction.New(eviction.Config{Rooms: c.Rooms, Thresholds: c.Eviction, Images: c.ImageGC, Runtime: c.Runtime, Pods: evictions{m}, Present: m.pulled.Retain})
 	return m
 }
+
+// foundRunning says whether a previous agent started the container.
+func (m *Manager) foundRunning(c *runtime.Container) bool { return c.StartedAt.Before(m.began) }
 
 // Run runs the workers until ctx ends. Containers go on; a new Manager finds them again.
 func (m *Manager) Run(ctx context.Context) error {
@@ -100,6 +108,7 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // Update adds a pod or passes its changes to its worker. The object is read-only.
 func (m *Manager) Update(pod *corev1.Pod) {
+	defer m.changes.Tell()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	w := m.workers[pod.UID]
@@ -216,6 +225,7 @@ func (m *Manager) launch(w *worker) {
 				return
 			}
 			delete(m.workers, w.uid)
+			m.changes.Tell()
 			w.mu.Lock()
 			readded := w.readded
 			w.mu.Unlock()
@@ -289,6 +299,9 @@ func (m *Manager) Pods() []*corev1.Pod {
 	return out
 }
 
+// Changed returns a channel that is closed when what Pods returns changes. Call it before Pods.
+func (m *Manager) Changed() <-chan struct{} { return m.changes.Next() }
+
 // Pod returns one pod with its present status: the one with that UID or, if uid is empty, the newest of that name. Several pods may
 // have one name for a while, when one is still being stopped and its successor has been assigned.
 func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool) {
@@ -311,7 +324,7 @@ func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 // A controller immediately replaces a pod that failed, and a scheduler that does not know the reason binds the next one to this
 // node too. To slow that down, the successors of a refused pod are refused with a growing delay, like restarts of containers.
 // Meanwhile they may turn out to fit.
-func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Refusal, wait time.Duration) {
+func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *fit.Refusal, wait time.Duration) {
 	r, preempting := m.reserve(w, pod)
 	if preempting {
 		return r, preemptAgain
@@ -319,7 +332,7 @@ func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Ref
 	if r == nil {
 		if r = m.allocateHardware(ctx, pod); r == nil {
 			w.mu.Lock()
-			w.setAllocationLocked(allocate(w.desired)) // on disk, by which another agent knows that the pod has everything
+			w.setAllocationLocked(resources.Allocate(w.desired)) // on disk, by which another agent knows that the pod has everything
 			w.mu.Unlock()
 			return nil, 0
 		}
@@ -348,10 +361,10 @@ func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Ref
 }
 
 // reserve checks whether a pod may run here, and reserves its resources if it may. preempting means that it may once others have ended.
-func (m *Manager) reserve(w *worker, pod *corev1.Pod) (_ *Refusal, preempting bool) {
+func (m *Manager) reserve(w *worker, pod *corev1.Pod) (_ *fit.Refusal, preempting bool) {
 	m.admission.Lock()
 	defer m.admission.Unlock()
-	var r *Refusal
+	var r *fit.Refusal
 	if m.c.Closed != nil {
 		r = m.c.Closed()
 	}
@@ -363,7 +376,7 @@ func (m *Manager) reserve(w *worker, pod *corev1.Pod) (_ *Refusal, preempting bo
 	}
 	if r == nil {
 		node := m.nodeForFit()
-		if r = fit(pod, m.active(w), node); r != nil {
+		if r = fit.Check(pod, m.active(w), node); r != nil {
 			r, preempting = m.preempt(w, pod, r, node)
 		}
 	}
@@ -376,7 +389,7 @@ func (m *Manager) reserve(w *worker, pod *corev1.Pod) (_ *Refusal, preempting bo
 }
 
 // allocateHardware gives a pod its devices. It may take as long as their plugins need, and other pods are admitted meanwhile.
-func (m *Manager) allocateHardware(ctx context.Context, pod *corev1.Pod) *Refusal {
+func (m *Manager) allocateHardware(ctx context.Context, pod *corev1.Pod) *fit.Refusal {
 	if m.c.Hardware == nil {
 		return nil
 	}
@@ -386,9 +399,9 @@ func (m *Manager) allocateHardware(ctx context.Context, pod *corev1.Pod) *Refusa
 	}
 	var e interface{ Reason() string }
 	if errors.As(err, &e) {
-		return &Refusal{e.Reason(), err.Error()}
+		return &fit.Refusal{Reason: e.Reason(), Message: err.Error()}
 	}
-	return &Refusal{reasonUnexpected, fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
+	return &fit.Refusal{Reason: reasonUnexpected, Message: fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
 }
 
 // maxRefusals limits how many owners of refused pods are remembered.

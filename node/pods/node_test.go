@@ -121,6 +121,7 @@ func (n *node) Refresh(_ context.Context, pod *corev1.Pod, volumes []string, _ s
 func (n *node) SubPath(_ *corev1.Pod, _ string, _ int, volume, sub string) (string, error) {
 	return filepath.Join(volume, sub), nil
 }
+func (n *node) Labelled(_ *corev1.Pod, v *corev1.Volume) bool { return v.HostPath == nil }
 func (n *node) TearDown(_ context.Context, uid string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

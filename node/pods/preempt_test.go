@@ -2,7 +2,6 @@ package pods
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,35 +27,6 @@ func asking(name, cpu, memory string, guaranteed bool) *corev1.Pod {
 		p.Spec.Containers[0].Resources.Limits = list
 	}
 	return p
-}
-
-func TestVictims(t *testing.T) {
-	best, small, medium, large, sure := asking("best", "", "", false), asking("small", "100m", "10Mi", false), asking("medium", "500m", "100Mi", false),
-		asking("large", "1", "1Gi", false), asking("sure", "2", "2Gi", true)
-	all := []*corev1.Pod{best, small, medium, large, sure}
-	for _, c := range []struct {
-		lacking lack
-		want    string
-	}{
-		{lack{corev1.ResourceCPU: 50}, "small"},
-		{lack{corev1.ResourceCPU: 400}, "medium"},
-		{lack{corev1.ResourceCPU: 1100}, "large small"},
-		{lack{corev1.ResourceCPU: 1700}, "sure"}, // Guaranteed, as the others do not suffice
-		{lack{corev1.ResourceMemory: 1 << 29, corev1.ResourceCPU: 100}, "large"},
-		{lack{corev1.ResourcePods: 1}, "best"},
-		{lack{corev1.ResourceCPU: 100, corev1.ResourcePods: 2}, "best small"},
-		{lack{corev1.ResourceCPU: 4000}, ""},
-		{lack{"example.com/gpu": 1}, ""},
-	} {
-		var got []string
-		for _, p := range victims(all, c.lacking) {
-			got = append(got, p.Name)
-		}
-		slices.Sort(got)
-		if strings.Join(got, " ") != c.want {
-			t.Errorf("%v: %q, want %q", c.lacking, strings.Join(got, " "), c.want)
-		}
-	}
 }
 
 // TestACriticalPodGetsRoom: it ends others only if it lacks nothing but their resources, waits for their end, and is refused if they do not suffice.

@@ -9,24 +9,26 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/pods/eviction"
+	"github.com/kontiki/kontiki/node/podspec"
 )
 
 // Pressure returns which of the conditions MemoryPressure, DiskPressure and PIDPressure hold.
 func (m *Manager) Pressure() []corev1.NodeConditionType { return m.guard.Pressure() }
 
 // admitPressure refuses pods that would add to the node's pressure.
-func (m *Manager) admitPressure(pod *corev1.Pod) *Refusal {
+func (m *Manager) admitPressure(pod *corev1.Pod) *fit.Refusal {
 	conditions := m.Pressure()
 	if len(conditions) == 0 || m.critical(pod) {
 		return nil
 	}
 	if len(conditions) == 1 && conditions[0] == corev1.NodeMemoryPressure {
-		if qosOf(pod) != corev1.PodQOSBestEffort || tolerates(pod, &corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoSchedule}) {
+		if podspec.QOS(pod) != corev1.PodQOSBestEffort || podspec.Tolerates(pod, &corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoSchedule}) {
 			return nil
 		}
 	}
-	return &Refusal{"Evicted", fmt.Sprintf("The node had condition: %v. ", conditions)}
+	return &fit.Refusal{Reason: "Evicted", Message: fmt.Sprintf("The node had condition: %v. ", conditions)}
 }
 
 // critical says whether a pod is never evicted because of what it uses or the node runs out of.

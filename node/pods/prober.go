@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,8 +31,11 @@ type prober struct {
 	w    *worker
 	mu   sync.Mutex
 	runs map[probeKey]*probeRun
-	wg   sync.WaitGroup
-	done bool
+	// earlier holds what a previous agent last reported of containers that are still running. It applies until the first result of a
+	// probe, so that a restart of the agent makes no pod unready.
+	earlier map[probeKey]verdict
+	wg      sync.WaitGroup
+	done    bool
 	// fatalOff means that liveness and startup probes are ignored: the pod is stopping.
 	fatalOff bool
 }
@@ -46,22 +50,47 @@ type probeRun struct {
 	result verdict
 }
 
-func newProber(w *worker) *prober { return &prober{w: w, runs: map[probeKey]*probeRun{}} }
+// newProber makes the prober of a pod with the status that its object has.
+func newProber(w *worker, s *corev1.PodStatus) *prober {
+	p := &prober{w: w, runs: map[probeKey]*probeRun{}, earlier: map[probeKey]verdict{}}
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for i := range list {
+			c := &list[i]
+			id, ok := strings.CutPrefix(c.ContainerID, containerIDPrefix)
+			if !ok {
+				continue
+			}
+			if c.Ready {
+				p.earlier[probeKey{id, readiness}] = probeSuccess
+			}
+			if c.Started != nil && *c.Started {
+				p.earlier[probeKey{id, startup}] = probeSuccess
+			}
+		}
+	}
+	return p
+}
 
 // results sets the probes' results so far.
 func (p *prober) results(o *observed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o.liveness, o.readiness, o.startup = map[string]verdict{}, map[string]verdict{}, map[string]verdict{}
-	for k, r := range p.runs {
+	set := func(k probeKey, v verdict) {
 		switch k.kind {
 		case liveness:
-			o.liveness[k.id] = r.result
+			o.liveness[k.id] = v
 		case readiness:
-			o.readiness[k.id] = r.result
+			o.readiness[k.id] = v
 		case startup:
-			o.startup[k.id] = r.result
+			o.startup[k.id] = v
 		}
+	}
+	for k, v := range p.earlier {
+		set(k, v)
+	}
+	for k, r := range p.runs {
+		set(k, r.result)
 	}
 }
 
@@ -89,26 +118,19 @@ func (p *prober) ensure(pod *corev1.Pod, o observed) {
 	}
 }
 
-// restartGrace: a container that had been running for this long when its probes began was started by a previous agent.
-const restartGrace = 10 * time.Second
-
 func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, alive map[string]bool) {
 	l := o.latest(c.Name)
 	if l == nil || l.State != runtime.StateRunning {
 		return
 	}
 	alive[l.ID] = true
-	// The previous agent's last report applies until the first result of a probe, so that restarting it makes no pod unready.
-	known := time.Since(l.StartedAt) > restartGrace
-	old := p.w.oldStatus(c.Name)
-	known = known && old != nil && old.ContainerID == "containerd://"+l.ID
-	begin := func(kind probeKind, spec *corev1.Probe, initial verdict) {
+	begin := func(kind probeKind, spec *corev1.Probe) {
 		key := probeKey{l.ID, kind}
 		if spec == nil || p.runs[key] != nil || p.fatalOff && kind != readiness {
 			return
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		r := &probeRun{cancel: cancel, result: initial}
+		r := &probeRun{cancel: cancel, result: p.earlier[key]}
 		p.runs[key] = r
 		p.wg.Go(func() {
 			if err := contain.Run(func() error { p.loop(ctx, pod, c, *l, kind, spec, r); return nil }); err != nil {
@@ -116,16 +138,9 @@ func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, ali
 			}
 		})
 	}
-	ready, started := probeUnknown, probeUnknown
-	if known && old.Ready {
-		ready = probeSuccess
-	}
-	if known && old.Started != nil && *old.Started {
-		started = probeSuccess
-	}
-	begin(startup, c.StartupProbe, started)
-	begin(liveness, c.LivenessProbe, probeUnknown)
-	begin(readiness, c.ReadinessProbe, ready)
+	begin(startup, c.StartupProbe)
+	begin(liveness, c.LivenessProbe)
+	begin(readiness, c.ReadinessProbe)
 }
 
 func (w *worker) oldStatus(name string) *corev1.ContainerStatus {
@@ -166,7 +181,7 @@ func (p *prober) loop(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 		return
 	}
 	wait := time.Until(l.StartedAt.Add(time.Duration(spec.InitialDelaySeconds) * time.Second))
-	if time.Since(l.StartedAt) > restartGrace { // spread out the probes after a restart of the agent
+	if p.w.m.foundRunning(&l) { // spread out the probes after a restart of the agent
 		wait = max(wait, rand.N(period))
 	}
 	timer := time.NewTimer(max(wait, 0))

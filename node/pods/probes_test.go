@@ -125,3 +125,38 @@ func TestStartupProbeHoldsOthersBack(t *testing.T) {
 		}
 	})
 }
+
+func TestRestartOfAgentKeepsReadiness(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.rt.Program("ready", func(context.Context, *fake.Process) int { return 0 })
+		n.rt.Program("slow", func(ctx context.Context, _ *fake.Process) int { <-ctx.Done(); return 1 })
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		c := &p.Spec.Containers[0]
+		c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"ready"}}}, PeriodSeconds: 5, FailureThreshold: 2, SuccessThreshold: 1, TimeoutSeconds: 1}
+		c.StartupProbe = c.ReadinessProbe.DeepCopy()
+		n.m.Update(p)
+		first := n.running(p, "c1")
+		time.Sleep(time.Second) // virtual: the container is a second old when the agent restarts
+		p.Status = n.status(p)
+		if s := p.Status.ContainerStatuses[0]; !s.Ready || !*s.Started {
+			t.Fatalf("ready %v, started %v", s.Ready, *s.Started)
+		}
+
+		// The new agent's probes have no result for seconds: what the previous agent reported applies, however young the container is.
+		n.stop()
+		n.start()
+		c.ReadinessProbe.Exec.Command = []string{"slow"}
+		n.m.Update(p)
+		n.m.Sweep()
+		if again := n.running(p, "c1"); again.ID != first.ID {
+			t.Fatal("the container was restarted")
+		}
+		if s := n.status(p).ContainerStatuses[0]; !s.Ready || !*s.Started {
+			t.Errorf("ready %v, started %v before the first probe", s.Ready, *s.Started)
+		}
+		time.Sleep(30 * time.Second) // virtual: longer than two failed probes
+		if s := n.status(p).ContainerStatuses[0]; s.Ready || !*s.Started {
+			t.Errorf("ready %v, started %v after its probes failed", s.Ready, *s.Started)
+		}
+	})
+}

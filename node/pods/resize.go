@@ -1,185 +1,30 @@
 package pods
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
-	"io/fs"
-	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	helper "k8s.io/component-helpers/resource"
 
-	"github.com/kontiki/kontiki/internal/amount"
+	"github.com/kontiki/kontiki/node/fit"
 	"github.com/kontiki/kontiki/node/podspec"
-	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/resources"
 )
-
-// allocation is the CPU and memory that the node has granted to a pod, and what of it is set in the cgroups. A change of the pod's
-// spec is granted when it fits beside the other pods (Manager.resize), and then set by the pod's worker (worker.resizeContainers).
-// It is stored in the pod's directory and never changed: a new allocation replaces it.
-type allocation struct {
-	Pod        *corev1.ResourceRequirements           `json:"pod,omitempty"`
-	Containers map[string]corev1.ResourceRequirements `json:"containers"`
-	// AppliedPod is set in the pod's cgroup, Applied in those of containers that were resized since they were created, by ID. The
-	// label of any other container has its values.
-	AppliedPod runtime.Resources `json:"appliedPod"`
-	Applied    map[string]limits `json:"applied,omitempty"`
-	// Round counts how often all containers of the pod were restarted by a rule.
-	Round int `json:"round,omitempty"`
-	// Handler is what the pod's RuntimeClass named when its sandbox was created, nil before that.
-	Handler *string `json:"handler,omitempty"`
-}
-
-// limits are one container's CPU, in thousandths, and memory in bytes. What the container does not limit, its pod may.
-type limits struct {
-	CPURequest    int64 `json:"cpuRequest,omitempty"`
-	CPULimit      int64 `json:"cpuLimit,omitempty"`
-	MemoryRequest int64 `json:"memoryRequest,omitempty"`
-	MemoryLimit   int64 `json:"memoryLimit,omitempty"`
-}
-
-// limitsOf returns a container's limits, where those of the pod hold for what the container does not limit.
-func limitsOf(pod *corev1.Pod, c *corev1.Container) limits {
-	req, lim := c.Resources.Requests, c.Resources.Limits
-	l := limits{CPURequest: amount.Milli(req.Cpu()), CPULimit: amount.Milli(lim.Cpu()), MemoryRequest: amount.Value(req.Memory()), MemoryLimit: amount.Value(lim.Memory())}
-	if r := pod.Spec.Resources; r != nil {
-		if l.CPULimit == 0 {
-			l.CPULimit = amount.Milli(r.Limits.Cpu())
-		}
-		if l.MemoryLimit == 0 {
-			l.MemoryLimit = amount.Value(r.Limits.Memory())
-		}
-	}
-	return l
-}
-
-// labelLimits has the limits with which a container was created.
-const labelLimits = "limits"
-
-func (l limits) label() string {
-	b, _ := json.Marshal(l) // cannot fail
-	return string(b)
-}
-
-// allocate grants a pod what its spec requires.
-func allocate(pod *corev1.Pod) *allocation {
-	a := &allocation{Pod: pod.Spec.Resources, Containers: map[string]corev1.ResourceRequirements{}, AppliedPod: podResources(pod)}
-	for c, kind := range podspec.Containers(pod) {
-		if kind != podspec.Ephemeral {
-			a.Containers[c.Name] = c.Resources
-		}
-	}
-	return a
-}
-
-// grant returns an allocation of what a pod's spec requires, with nothing of the change set yet.
-func (a *allocation) grant(pod *corev1.Pod) *allocation {
-	next := allocate(pod)
-	next.AppliedPod, next.Applied, next.Round, next.Handler = a.AppliedPod, a.Applied, a.Round, a.Handler
-	return next
-}
-
-// granted says whether the allocation is what a pod's spec requires.
-func (a *allocation) granted(pod *corev1.Pod) bool { return a.apply(pod) == pod }
-
-// apply returns the pod with the allocated resources in its spec: pod itself if they are the same.
-func (a *allocation) apply(pod *corev1.Pod) *corev1.Pod {
-	if a == nil {
-		return pod
-	}
-	out := pod
-	change := func() *corev1.Pod {
-		if out == pod {
-			out = pod.DeepCopy()
-		}
-		return out
-	}
-	if !equality.Semantic.DeepEqual(a.Pod, pod.Spec.Resources) {
-		change().Spec.Resources = a.Pod
-	}
-	for c, kind := range podspec.Containers(pod) {
-		if r, ok := a.Containers[c.Name]; ok && kind != podspec.Ephemeral && !equality.Semantic.DeepEqual(r, c.Resources) {
-			mine, _ := podspec.Container(change(), c.Name)
-			mine.Resources = r
-		}
-	}
-	return out
-}
-
-// applied returns the limits of a container's cgroup, false if they are not known: an earlier version of the agent created it.
-func (a *allocation) applied(c *runtime.Container) (l limits, known bool) {
-	if a != nil {
-		if l, known = a.Applied[c.ID]; known {
-			return l, true
-		}
-	}
-	known = json.Unmarshal([]byte(c.Labels[labelLimits]), &l) == nil
-	return l, known
-}
-
-// with returns the allocation after containers were resized. Containers that no longer run are dropped.
-func (a *allocation) with(pod runtime.Resources, containers map[string]limits, running func(id string) bool) *allocation {
-	next := *a
-	next.AppliedPod, next.Applied = pod, maps.Clone(a.Applied)
-	if next.Applied == nil {
-		next.Applied = map[string]limits{}
-	}
-	maps.Copy(next.Applied, containers)
-	maps.DeleteFunc(next.Applied, func(id string, _ limits) bool { return !running(id) })
-	return &next
-}
-
-// allocationFile stores a pod's allocation. It need not survive a crash of the host, after which nothing of the pod is running.
-const allocationFile = "allocation.json"
-
-func (a *allocation) save(dir string) error {
-	b, err := json.Marshal(a)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	path := filepath.Join(dir, allocationFile)
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
-}
-
-// loadAllocation returns the stored allocation, nil if there is none.
-func loadAllocation(dir string) (*allocation, error) {
-	b, err := os.ReadFile(filepath.Join(dir, allocationFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	a := &allocation{}
-	if err == nil {
-		err = json.Unmarshal(b, a)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return a, nil
-}
 
 // setPodLocked sets the pod's version in the API. The caller holds mu.
 func (w *worker) setPodLocked(pod *corev1.Pod) {
 	w.desired = pod
-	w.pod = w.alloc.apply(pod)
+	w.pod = w.alloc.Apply(pod)
 }
 
 // setAllocationLocked replaces the allocation. The caller holds mu.
-func (w *worker) setAllocationLocked(a *allocation) {
+func (w *worker) setAllocationLocked(a *resources.Allocation) {
 	w.alloc = a
-	w.pod = a.apply(w.desired)
-	if err := a.save(w.m.podDir(w.uid)); err != nil {
+	w.pod = a.Apply(w.desired)
+	w.m.changes.Tell()
+	if err := a.Save(w.m.podDir(w.uid)); err != nil {
 		w.log.Warn("the resources of the pod could not be written to disk", "err", err)
 	}
 }
@@ -195,7 +40,7 @@ func (w *worker) wantsResizeLocked() bool {
 	if !w.active || w.removed || w.stop != nil || w.alloc == nil {
 		return false
 	}
-	if w.alloc.granted(w.desired) {
+	if w.alloc.Granted(w.desired) {
 		w.pendingResize = nil // it may have been taken back
 		return false
 	}
@@ -247,7 +92,7 @@ func (w *worker) resizeOrder() []int64 {
 	if p := w.desired.Spec.Priority; p != nil {
 		priority = int64(*p)
 	}
-	if qosOf(w.desired) != corev1.PodQOSGuaranteed {
+	if podspec.QOS(w.desired) != corev1.PodQOSGuaranteed {
 		class = 1
 	}
 	since = 1 << 62
@@ -274,11 +119,11 @@ func (w *worker) tryResize(others []*corev1.Pod, node *corev1.Node) {
 			return
 		}
 	}
-	r := fit(pod, others, node)
+	r := fit.Check(pod, others, node)
 	if r == nil {
 		w.pendingResize = nil
 		w.doingResize = resizeCondition(corev1.PodResizeInProgress, nil, "", "", pod.Generation)
-		w.setAllocationLocked(w.alloc.grant(pod))
+		w.setAllocationLocked(w.alloc.Grant(pod))
 		w.mu.Unlock()
 		w.event("", corev1.EventTypeNormal, "ResizeStarted", resizeMessage("Pod resize started", pod, pod.Generation, ""))
 		w.poke()
@@ -344,19 +189,4 @@ func (w *worker) resizeConditionsLocked() []corev1.PodCondition {
 		}
 	}
 	return out
-}
-
-// less orders limits, where 0 means none and is more than any other.
-func less(a, b int64) bool { return compareLimits(a, b) < 0 }
-
-func compareLimits(a, b int64) int {
-	switch {
-	case a == b:
-		return 0
-	case a == 0:
-		return 1
-	case b == 0:
-		return -1
-	}
-	return cmp.Compare(a, b)
 }

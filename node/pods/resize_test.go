@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -215,7 +216,7 @@ func TestResizePodLevelResources(t *testing.T) {
 		p.Spec.Containers[0].Resources.Limits = amounts("", "50Mi")
 		n.m.Update(p)
 		c1, c2 := n.running(p, "c1"), n.running(p, "c2")
-		if a, b := n.rt.Config(c1.ID).Resources, n.rt.Config(c2.ID).Resources; a.MemoryLimit != 50<<20 || b.MemoryLimit != 200<<20 || b.CPUQuota != cpuPeriod {
+		if a, b := n.rt.Config(c1.ID).Resources, n.rt.Config(c2.ID).Resources; a.MemoryLimit != 50<<20 || b.MemoryLimit != 200<<20 || b.CPUQuota != resources.CPUPeriod {
 			t.Fatalf("limits %+v and %+v: what the container does not limit, the pod does", a, b)
 		}
 		p = p.DeepCopy()
@@ -223,7 +224,7 @@ func TestResizePodLevelResources(t *testing.T) {
 		p.Spec.Resources = &corev1.ResourceRequirements{Requests: amounts("1", "100Mi"), Limits: amounts("2", "300Mi")}
 		n.m.Update(p)
 		s := n.status(p)
-		if got := n.rt.PodLimits(string(p.UID)); got.MemoryLimit != 300<<20 || got.CPUQuota != 2*cpuPeriod || got.CPUShares != 1024 {
+		if got := n.rt.PodLimits(string(p.UID)); got.MemoryLimit != 300<<20 || got.CPUQuota != 2*resources.CPUPeriod || got.CPUShares != 1024 {
 			t.Errorf("the pod's limits are %+v", got)
 		}
 		if a, b := n.rt.Config(c1.ID).Resources, n.rt.Config(c2.ID).Resources; a.MemoryLimit != 50<<20 || b.MemoryLimit != 300<<20 {

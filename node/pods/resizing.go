@@ -11,6 +11,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -18,14 +19,14 @@ import (
 type resizing struct {
 	id        string
 	container *corev1.Container
-	from, to  limits
+	from, to  resources.Limits
 }
 
 // resizeOf returns how a running container's limits differ from those allocated, nil if they do not, and whether the container must be
 // restarted for that.
 func resizeOf(pod *corev1.Pod, o observed, c *corev1.Container, l *runtime.Container) (r *resizing, restart bool) {
-	from, known := o.alloc.applied(l)
-	to := limitsOf(pod, c)
+	from, known := o.alloc.AppliedTo(l)
+	to := resources.LimitsOf(pod, c)
 	if from == to {
 		return nil, false
 	}
@@ -49,7 +50,7 @@ func resizeInProgress(pod *corev1.Pod, o observed) bool {
 	if o.alloc == nil {
 		return false
 	}
-	if !sameLimits(o.alloc.AppliedPod, podResources(pod)) {
+	if !resources.Same(o.alloc.AppliedPod, resources.ForPod(pod)) {
 		return true
 	}
 	for c, kind := range podspec.Containers(pod) {
@@ -60,11 +61,6 @@ func resizeInProgress(pod *corev1.Pod, o observed) bool {
 		}
 	}
 	return false
-}
-
-// sameLimits compares what is set in a pod's cgroup. A limit that is no longer required stays.
-func sameLimits(have, want runtime.Resources) bool {
-	return have.CPUShares == want.CPUShares && (want.CPUQuota == 0 || have.CPUQuota == want.CPUQuota) && (want.MemoryLimit == 0 || have.MemoryLimit == want.MemoryLimit)
 }
 
 // noteResize keeps the condition PodResizeInProgress true exactly while a resize is in progress.
@@ -89,7 +85,7 @@ const resizeRetry = 10 * time.Second
 
 // resizeContainers sets the allocated limits of running containers and of the pod, and returns when to try again, 0 if it succeeded.
 func (w *worker) resizeContainers(ctx context.Context, pod *corev1.Pod, o observed, list []resizing) time.Duration {
-	if o.alloc == nil || len(list) == 0 && sameLimits(o.alloc.AppliedPod, podResources(pod)) {
+	if o.alloc == nil || len(list) == 0 && resources.Same(o.alloc.AppliedPod, resources.ForPod(pod)) {
 		return 0
 	}
 	err := w.setLimits(ctx, pod, o, list)
@@ -115,11 +111,11 @@ func (w *worker) resizeContainers(ctx context.Context, pod *corev1.Pod, o observ
 // that get less are first, so that at no time the containers may use more than the pod.
 func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, list []resizing) (err error) {
 	rt := w.m.c.Runtime
-	have, want := o.alloc.AppliedPod, podResources(pod)
+	have, want := o.alloc.AppliedPod, resources.ForPod(pod)
 	if err := w.checkMemory(ctx, o, list, have, want); err != nil {
 		return err
 	}
-	done := map[string]limits{}
+	done := map[string]resources.Limits{}
 	for _, r := range list {
 		done[r.id] = r.from
 	}
@@ -136,7 +132,7 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.setAllocationLocked(w.alloc.with(have, done, running))
+		w.setAllocationLocked(w.alloc.With(have, done, running))
 	}()
 	setPod := func(due bool, change runtime.Resources, record func()) error {
 		if !due {
@@ -148,7 +144,7 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 		record()
 		return nil
 	}
-	setContainers := func(order func(a, b resizing) int, differs func(resizing) bool, change func(resizing) runtime.Resources, record func(*limits, resizing)) error {
+	setContainers := func(order func(a, b resizing) int, differs func(resizing) bool, change func(resizing) runtime.Resources, record func(*resources.Limits, resizing)) error {
 		sorted := slices.Clone(list)
 		slices.SortStableFunc(sorted, order)
 		for _, r := range sorted {
@@ -169,17 +165,17 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 	setMemory := func(due bool) error {
 		return setPod(due && want.MemoryLimit > 0, memory, func() { have.MemoryLimit = want.MemoryLimit })
 	}
-	if err := setMemory(less(have.MemoryLimit, want.MemoryLimit)); err != nil {
+	if err := setMemory(resources.Less(have.MemoryLimit, want.MemoryLimit)); err != nil {
 		return err
 	}
 	err = setContainers(func(a, b resizing) int {
-		return byGrowth(a.from.MemoryLimit, a.to.MemoryLimit, b.from.MemoryLimit, b.to.MemoryLimit)
+		return resources.ByGrowth(a.from.MemoryLimit, a.to.MemoryLimit, b.from.MemoryLimit, b.to.MemoryLimit)
 	},
 		func(r resizing) bool { return r.from.MemoryLimit != r.to.MemoryLimit && r.to.MemoryLimit > 0 },
 		func(r resizing) runtime.Resources {
 			return runtime.Resources{MemoryLimit: r.to.MemoryLimit, Swap: w.m.swapOf(pod, r.to)}
 		},
-		func(l *limits, r resizing) { l.MemoryLimit = r.to.MemoryLimit })
+		func(l *resources.Limits, r resizing) { l.MemoryLimit = r.to.MemoryLimit })
 	if err != nil {
 		return err
 	}
@@ -188,7 +184,7 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 		l.MemoryRequest, l.MemoryLimit = r.to.MemoryRequest, r.to.MemoryLimit
 		done[r.id] = l
 	}
-	if err := setMemory(less(want.MemoryLimit, have.MemoryLimit)); err != nil {
+	if err := setMemory(resources.Less(want.MemoryLimit, have.MemoryLimit)); err != nil {
 		return err
 	}
 
@@ -198,33 +194,28 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 	setShares := func(due bool) error {
 		return setPod(due, runtime.Resources{CPUShares: want.CPUShares}, func() { have.CPUShares = want.CPUShares })
 	}
-	if err := setQuota(less(have.CPUQuota, want.CPUQuota)); err != nil {
+	if err := setQuota(resources.Less(have.CPUQuota, want.CPUQuota)); err != nil {
 		return err
 	}
 	if err := setShares(have.CPUShares < want.CPUShares); err != nil {
 		return err
 	}
 	err = setContainers(func(a, b resizing) int {
-		return byGrowth(a.from.CPULimit, a.to.CPULimit, b.from.CPULimit, b.to.CPULimit)
+		return resources.ByGrowth(a.from.CPULimit, a.to.CPULimit, b.from.CPULimit, b.to.CPULimit)
 	},
 		func(r resizing) bool { return r.from.CPULimit != r.to.CPULimit || r.from.CPURequest != r.to.CPURequest },
 		func(r resizing) runtime.Resources {
-			all := containerResources(pod, r.container, 0)
+			all := resources.ForContainer(pod, r.container, 0)
 			return runtime.Resources{CPUShares: all.CPUShares, CPUQuota: all.CPUQuota, CPUPeriod: all.CPUPeriod}
 		},
-		func(l *limits, r resizing) { l.CPURequest, l.CPULimit = r.to.CPURequest, r.to.CPULimit })
+		func(l *resources.Limits, r resizing) { l.CPURequest, l.CPULimit = r.to.CPURequest, r.to.CPULimit })
 	if err != nil {
 		return err
 	}
 	if err := setShares(have.CPUShares > want.CPUShares); err != nil {
 		return err
 	}
-	return setQuota(less(want.CPUQuota, have.CPUQuota))
-}
-
-// byGrowth orders changes of limits: those that lower one come first.
-func byGrowth(fromA, toA, fromB, toB int64) int {
-	return compareLimits(toA, fromA) - compareLimits(toB, fromB)
+	return setQuota(resources.Less(want.CPUQuota, have.CPUQuota))
 }
 
 // checkMemory refuses to lower a memory limit below what is in use, before anything is changed.
@@ -232,11 +223,11 @@ func (w *worker) checkMemory(ctx context.Context, o observed, list []resizing, h
 	var errs []error
 	lower := map[string]int64{}
 	for _, r := range list {
-		if less(r.to.MemoryLimit, r.from.MemoryLimit) {
+		if resources.Less(r.to.MemoryLimit, r.from.MemoryLimit) {
 			lower[r.id] = r.to.MemoryLimit
 		}
 	}
-	podLower := want.MemoryLimit > 0 && less(want.MemoryLimit, have.MemoryLimit)
+	podLower := want.MemoryLimit > 0 && resources.Less(want.MemoryLimit, have.MemoryLimit)
 	if len(lower) == 0 && !podLower {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/internal/timeline"
+	"github.com/kontiki/kontiki/node/environ"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -74,7 +75,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		}
 		cfg.Apply(edits)
 	}
-	if bad := unfitVariable(cfg.Env); bad != "" {
+	if bad := environ.Unfit(cfg.Env); bad != "" {
 		return refuse(errCreate, fmt.Errorf("environment variable %q: its value is not valid UTF-8 or contains a NUL byte", bad))
 	}
 	first := attempt == 0

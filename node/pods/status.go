@@ -12,8 +12,12 @@ import (
 	helper "k8s.io/component-helpers/resource"
 
 	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 )
+
+// containerIDPrefix begins the IDs of containers in statuses, which name the runtime.
+const containerIDPrefix = "containerd://"
 
 // waiting is the reason why a container is not running.
 type waiting struct {
@@ -51,7 +55,7 @@ func makeStatus(in statusInput) corev1.PodStatus {
 	pod, spec := in.pod, &in.pod.Spec
 	s := corev1.PodStatus{
 		ObservedGeneration:    pod.Generation,
-		QOSClass:              qosOf(pod),
+		QOSClass:              podspec.QOS(pod),
 		NominatedNodeName:     "",
 		HostIP:                in.hostIP,
 		StartTime:             in.old.StartTime,
@@ -124,12 +128,12 @@ func podStatusResources(in statusInput, phase corev1.PodPhase) *corev1.ResourceR
 			delete(r.Limits, name)
 		}
 	}
-	have, want := in.o.alloc.AppliedPod, podResources(in.pod)
+	have, want := in.o.alloc.AppliedPod, resources.ForPod(in.pod)
 	if have.CPUShares != want.CPUShares {
-		r.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity(milliCPU(have.CPUShares), resource.DecimalSI)
+		r.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity(resources.MilliCPU(have.CPUShares), resource.DecimalSI)
 	}
 	if have.CPUQuota != want.CPUQuota && have.CPUQuota > 0 {
-		r.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(have.CPUQuota*1000/cpuPeriod, resource.DecimalSI)
+		r.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(have.CPUQuota*1000/resources.CPUPeriod, resource.DecimalSI)
 	}
 	if have.MemoryLimit != want.MemoryLimit && have.MemoryLimit > 0 {
 		r.Limits[corev1.ResourceMemory] = *resource.NewQuantity(have.MemoryLimit, resource.BinarySI)
@@ -140,8 +144,8 @@ func podStatusResources(in statusInput, phase corev1.PodPhase) *corev1.ResourceR
 // runningResources returns the resources that are set for a running container.
 func runningResources(in statusInput, c *corev1.Container, l *runtime.Container) *corev1.ResourceRequirements {
 	r := c.Resources.DeepCopy()
-	have, known := in.o.alloc.applied(l)
-	want := limitsOf(in.pod, c)
+	have, known := in.o.alloc.AppliedTo(l)
+	want := resources.LimitsOf(in.pod, c)
 	if l.State != runtime.StateRunning || !known || have == want {
 		return r
 	}
@@ -247,7 +251,7 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 		return supersededStatus(in, c, s, cur)
 	}
 	s.RestartCount = int32(cur.Attempt)
-	s.ContainerID = "containerd://" + cur.ID
+	s.ContainerID = containerIDPrefix + cur.ID
 	s.ImageID = cur.ImageRef
 	s.AllocatedResources = c.Resources.Requests
 	s.Resources = runningResources(in, c, &cur)
@@ -306,7 +310,7 @@ func stateOf(in statusInput, c runtime.Container) corev1.ContainerState {
 		return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}}
 	case runtime.StateExited:
 		t := &corev1.ContainerStateTerminated{ExitCode: int32(c.ExitCode), Reason: c.Reason, Message: c.Message,
-			StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt), ContainerID: "containerd://" + c.ID}
+			StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt), ContainerID: containerIDPrefix + c.ID}
 		if t.Reason == "" {
 			t.Reason = "Error"
 			if c.ExitCode == 0 {

@@ -4,6 +4,9 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/resources"
 )
 
 // SwapBehavior says which containers may use the node's swap (KEP-2400).
@@ -29,9 +32,9 @@ func ParseSwapBehavior(name string) (SwapBehavior, error) {
 }
 
 // swapOf returns how much of the node's swap a container may use besides its memory, in bytes.
-func (m *Manager) swapOf(pod *corev1.Pod, l limits) int64 {
+func (m *Manager) swapOf(pod *corev1.Pod, l resources.Limits) int64 {
 	memory := m.nodeMemory()
-	if m.c.Swap != LimitedSwap || !m.features.Swap || m.critical(pod) || qosOf(pod) != corev1.PodQOSBurstable || memory <= 0 ||
+	if m.c.Swap != LimitedSwap || !m.features.Swap || m.critical(pod) || podspec.QOS(pod) != corev1.PodQOSBurstable || memory <= 0 ||
 		l.MemoryRequest <= 0 || l.MemoryRequest >= l.MemoryLimit && l.MemoryLimit > 0 || l.MemoryRequest > memory {
 		return 0
 	}

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
 )
@@ -49,7 +50,7 @@ func TestSwapOfContainers(t *testing.T) {
 		rt.SetFeatures(runtime.Features{Swap: !c.no})
 		m := New(Config{Runtime: rt, Swap: c.behavior, SwapTotal: 4 << 30, Node: func() *corev1.Node { return node }, Static: func(types.UID) bool { return c.static }})
 		pod := &corev1.Pod{Spec: c.spec}
-		if got := m.swapOf(pod, limitsOf(pod, &pod.Spec.Containers[0])); got != c.want {
+		if got := m.swapOf(pod, resources.LimitsOf(pod, &pod.Spec.Containers[0])); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}

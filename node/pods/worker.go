@@ -17,6 +17,7 @@ import (
 
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/resources"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -37,9 +38,9 @@ type worker struct {
 	log       *slog.Logger
 
 	mu         sync.Mutex
-	pod        *corev1.Pod // with the allocated resources
-	desired    *corev1.Pod // as the API has it
-	alloc      *allocation // nil before it is admitted
+	pod        *corev1.Pod           // with the allocated resources
+	desired    *corev1.Pod           // as the API has it
+	alloc      *resources.Allocation // nil before it is admitted
 	removed    bool
 	readded    *corev1.Pod        // assigned again after it was removed
 	cancelSync context.CancelFunc // cancels the running sync step when the pod should stop
@@ -93,7 +94,7 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 	w := &worker{m: m, over: make(chan struct{}), uid: pod.UID, namespace: pod.Namespace, wake: make(chan struct{}, 1), pod: pod, desired: pod, status: *pod.Status.DeepCopy(),
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
-	w.probes = newProber(w)
+	w.probes = newProber(w, &pod.Status)
 	w.seen = time.Now()
 	if dir := m.podDir(pod.UID); isDir(dir) { // a previous agent admitted it
 		w.adopted = true
@@ -108,14 +109,14 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 
 // findAllocation restores what a previous agent granted to the pod.
 func (w *worker) findAllocation(dir string) {
-	a, err := loadAllocation(dir)
+	a, err := resources.LoadAllocation(dir)
 	if err != nil {
 		w.log.Warn("the resources of the pod could not be read from disk", "err", err)
 	}
 	if a == nil {
-		a = allocate(w.desired)
+		a = resources.Allocate(w.desired)
 	}
-	w.alloc, w.pod = a, a.apply(w.desired)
+	w.alloc, w.pod = a, a.Apply(w.desired)
 	for i := range w.desired.Status.Conditions {
 		switch c := &w.desired.Status.Conditions[i]; c.Type {
 		case corev1.PodResizePending:
@@ -448,6 +449,9 @@ func (w *worker) report(pod *corev1.Pod, s corev1.PodStatus, end bool) {
 	same := w.reported && sameStatus(&w.status, &s)
 	w.status, w.reported = s, true
 	w.mu.Unlock()
+	if !same {
+		w.m.changes.Tell()
+	}
 	if (!same || end) && len(pod.Spec.Containers) > 0 {
 		w.m.c.Sink.PodStatus(pod, s, end)
 	}
@@ -499,7 +503,7 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 	if len(a.kill) > 0 {
 		w.killForRestarts(ctx, pod, a.kill)
 	}
-	if o.alloc != nil && (len(a.resize) > 0 || !sameLimits(o.alloc.AppliedPod, podResources(pod))) {
+	if o.alloc != nil && (len(a.resize) > 0 || !resources.Same(o.alloc.AppliedPod, resources.ForPod(pod))) {
 		if retry := w.resizeContainers(ctx, pod, o, a.resize); retry > 0 {
 			next = soonest(next, retry)
 		} else {

@@ -4,6 +4,8 @@ package podspec
 import (
 	"iter"
 
+	"k8s.io/klog/v2"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
@@ -108,3 +110,65 @@ func Limit(pod *corev1.Pod, name corev1.ResourceName) (resource.Quantity, bool) 
 
 // OwnUsers says whether a pod has a user namespace of its own (hostUsers: false).
 func OwnUsers(pod *corev1.Pod) bool { return pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers }
+
+// QOS returns a pod's QoS class, by its requests and limits for CPU and memory.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	var lists []corev1.ResourceRequirements
+	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
+		lists = append(lists, *r)
+	} else {
+		for c, kind := range Containers(pod) {
+			if kind != Ephemeral {
+				lists = append(lists, c.Resources)
+			}
+		}
+	}
+	guaranteed, any := true, false
+	for _, r := range lists {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			req, lim := r.Requests[name], r.Limits[name]
+			if !req.IsZero() || !lim.IsZero() {
+				any = true
+			}
+			if lim.IsZero() || !req.IsZero() && req.Cmp(lim) != 0 {
+				guaranteed = false
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed && len(lists) > 0:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+// HostPorts returns the ports of a pod's containers that are ports of its node.
+func HostPorts(pod *corev1.Pod) []corev1.ContainerPort {
+	var out []corev1.ContainerPort
+	for c := range Containers(pod) {
+		for _, p := range c.Ports {
+			if p.HostPort > 0 {
+				if p.Protocol == "" {
+					p.Protocol = corev1.ProtocolTCP
+				}
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// Tolerates says whether a pod tolerates a taint.
+func Tolerates(pod *corev1.Pod, taint *corev1.Taint) bool {
+	for i := range pod.Spec.Tolerations {
+		if pod.Spec.Tolerations[i].ToleratesTaint(klog.Background(), taint, false) {
+			return true
+		}
+	}
+	return false
+}

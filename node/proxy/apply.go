@@ -41,7 +41,7 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 	} else if p.applied.ranges != r {
 		writeRanges(c.tx, r)
 	}
-	moved := p.applied.at != at // the node's zone changed: choose nearby endpoints again
+	moved := p.applied.at != at // the node's zone, or where connections wait, changed
 	p.applied.ranges, p.applied.at = r, at
 
 	bySvc := map[string][]*discoveryv1.EndpointSlice{}
@@ -311,7 +311,7 @@ func (p *Proxy) deleteStale(ctx context.Context) (again time.Duration) {
 }
 
 func isServiceChain(name string) bool {
-	for _, kind := range []string{"svc-", "loc-", "ext-", "lb-", "ep-"} {
+	for _, kind := range []string{"svc-", "loc-", "ext-", "lb-", "ep-", "hold-"} {
 		if strings.HasPrefix(name, kind) {
 			return true
 		}

@@ -15,6 +15,7 @@
 //	ext-  svc- for pods and the node itself, loc- for everybody else (externalTrafficPolicy Local)
 //	lb-   drop sources outside loadBalancerSourceRanges, then as external
 //	ep-   one endpoint, remembered for the client                     (session affinity)
+//	hold- the listener of node/proxy/hold, for TCP ports without endpoints of services that wake their workload (internal/wake)
 //
 // postrouting masquerades marked packets, and connections of a pod to itself. A service port without endpoints is refused (TCP
 // reset, otherwise ICMP port unreachable) through the maps no-endpoints and no-endpoint-node-ports, and so is any address of the

@@ -19,7 +19,11 @@ type endpoint struct {
 }
 
 // place is the proxy's location.
-type place struct{ node, zone string }
+type place struct {
+	node, zone string
+	// holder is where connections go that wait for an endpoint; invalid if there is no such place.
+	holder netip.AddrPort
+}
 
 func (e endpoint) forNode(p place) bool {
 	return e.hints != nil && slices.ContainsFunc(e.hints.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == p.node })

@@ -52,7 +52,7 @@ func TestEndpointsAreChosenByHints(t *testing.T) {
 		w.endpoints("s", ep{one, "a", ""}, ep{two, "b", ""}, ep{three, "c", ""}, ep{waits, "a", notReady}, ep{drains, "a", draining})
 		hint(w, c.hints)
 		_, of := w.lists()
-		got := choose(corev1.ServicePort{Name: "t", Port: 80}, of, place{"a", "z1"})
+		got := choose(corev1.ServicePort{Name: "t", Port: 80}, of, place{node: "a", zone: "z1"})
 		if list(got.cluster) != c.want || list(got.local) != one {
 			t.Errorf("%s: cluster %q, local %q; want %q and %q", c.name, list(got.cluster), list(got.local), c.want, one)
 		}

@@ -11,10 +11,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/knftables"
 
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network/ns"
+	"github.com/kontiki/kontiki/node/proxy/hold"
 )
 
 // tableName is the nftables table, of family ip, which only the proxy uses.
@@ -31,6 +33,9 @@ type Options struct {
 	LocalAddresses []netip.Addr
 	// Reserved are ports that no service gets at an external address; nil is only that of VXLAN.
 	Reserved netapi.Ports
+	// Wake reports that connections wait for a service that wakes its workload (internal/wake); nil if no connections are held. Its errors are
+	// those of hold.Config.Wake. It is not called before the first Sync.
+	Wake func(ctx context.Context, service types.NamespacedName) error
 	// CheckPeriod is how often the proxy checks that the table exists, as other programs may flush the whole ruleset; 0 means a
 	// minute.
 	CheckPeriod time.Duration
@@ -56,8 +61,10 @@ type Proxy struct {
 	ranges   ranges
 	dns      netip.Addr // from Configure
 	zone     string     // the node's zone
+	address  netip.Addr // the node's own
 
 	syncing sync.Mutex
+	holder  *hold.Holder          // nil until a service needs it; guarded by syncing
 	applied state                 // guarded by syncing
 	health  map[int32]*healthPort // by port; guarded by syncing
 }
@@ -98,9 +105,10 @@ func New(o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// Close releases the handles and closes the health check ports; the rules stay.
+// Close releases the handles, closes the health check ports and ends the connections that this process holds; the rules stay.
 func (p *Proxy) Close() {
 	p.closeHealth()
+	p.closeHolder()
 	if p.space != nil {
 		p.space.Close()
 	}
@@ -122,8 +130,8 @@ func (p *Proxy) Configure(_ context.Context, c netapi.NetworkConfig) error {
 		r.pods = c.PodCIDR
 	}
 	p.mu.Lock()
-	changed := p.ranges != r || p.dns != c.ClusterDNS || p.zone != c.Zone
-	p.ranges, p.dns, p.zone = r, c.ClusterDNS, c.Zone
+	changed := p.ranges != r || p.dns != c.ClusterDNS || p.zone != c.Zone || p.address != c.NodeIP
+	p.ranges, p.dns, p.zone, p.address = r, c.ClusterDNS, c.Zone, c.NodeIP
 	p.mu.Unlock()
 	if changed {
 		p.poke()
@@ -144,6 +152,7 @@ func (p *Proxy) poke() {
 func (p *Proxy) Run(ctx context.Context) error {
 	const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
 	defer p.closeHealth()
+	defer p.closeHolder()
 	retry := firstRetry
 	check := time.NewTicker(p.o.CheckPeriod)
 	defer check.Stop()
@@ -195,10 +204,18 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	defer p.syncing.Unlock()
 	p.mu.Lock()
 	services, slices, heard, r, dns := p.services, p.slices, p.heard, p.ranges, p.dns
-	at := place{p.o.NodeName, p.zone}
+	at, address := place{node: p.o.NodeName, zone: p.zone}, p.address
 	p.mu.Unlock()
 	if !heard {
 		return 0, nil
+	}
+	sleepers := p.sleepers(services)
+	if err := p.openHolder(address, len(sleepers) > 0); err != nil {
+		p.log.Warn("connections to services without endpoints are refused, though some wake their workloads; trying again", "err", err, "in", healthRetry)
+		again = healthRetry
+	}
+	if p.holder != nil {
+		at.holder = p.holder.Addr()
 	}
 	if dns.IsValid() && !p.local[dns.String()] {
 		// Services rendered before may contain the address; that happens only once, so start again.
@@ -206,7 +223,9 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 		p.applied.valid = false
 	}
 	start := time.Now()
-	again = p.deleteStale(ctx)
+	if later := p.deleteStale(ctx); again == 0 {
+		again = later
+	}
 	full := !p.applied.valid
 	stats, err := p.apply(ctx, services, slices, r, at, false)
 	if err != nil && full {
@@ -222,6 +241,9 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	}
 	if again == 0 && len(p.applied.stale) > 0 {
 		again = staleAge
+	}
+	if p.holder != nil {
+		p.holder.Set(heldPorts(sleepers, slices, at))
 	}
 	if err := p.serveHealth(services, slices, at.node); err != nil {
 		p.log.Warn("trying again", "err", err, "in", healthRetry)

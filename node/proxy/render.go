@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"github.com/kontiki/kontiki/internal/wake"
 	"github.com/kontiki/kontiki/node/netapi"
 )
 
@@ -45,8 +46,12 @@ func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place
 	if headless || foreign || s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == "" || s.Spec.ClusterIP == corev1.ClusterIPNone {
 		return u
 	}
+	var holder netip.AddrPort
+	if _, wakes, err := wake.Of(s); wakes && err == nil {
+		holder = at.holder
+	}
 	for i := range s.Spec.Ports {
-		r := portRenderer{unit: u, service: s, port: s.Spec.Ports[i], endpoints: choose(s.Spec.Ports[i], slices, at), served: served, reserved: reserved}
+		r := portRenderer{unit: u, service: s, port: s.Spec.Ports[i], endpoints: choose(s.Spec.Ports[i], slices, at), served: served, reserved: reserved, holder: holder}
 		r.render()
 	}
 	return u
@@ -60,6 +65,7 @@ type portRenderer struct {
 	endpoints chosen
 	served    map[string]bool
 	reserved  netapi.Ports
+	holder    netip.AddrPort // where connections wait that find no endpoint; invalid if they do not wait
 }
 
 func (r *portRenderer) render() {
@@ -82,6 +88,13 @@ func (r *portRenderer) render() {
 	externalLocal := outside && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 
 	any := len(r.endpoints.cluster)+len(r.endpoints.local) > 0
+	if !any && r.holder.IsValid() && protocol(r.port) == corev1.ProtocolTCP {
+		internal = "goto " + r.held()
+		external, balanced = internal, internal
+		if len(balancers) > 0 && len(spec.LoadBalancerSourceRanges) > 0 {
+			balanced = "goto " + r.restricted(external)
+		}
+	}
 	if any {
 		if len(r.endpoints.cluster) > 0 && (!internalLocal || outside) {
 			internal = "goto " + r.choice("svc", r.endpoints.cluster, true)
@@ -210,6 +223,13 @@ func (r *portRenderer) sticky(e endpoint) (chain, set string) {
 		"meta l4proto " + r.proto() + " dnat to " + e.target().String(),
 	}
 	return chain, set
+}
+
+// held renders the chain that sends to the listener at which connections wait for an endpoint.
+func (r *portRenderer) held() string {
+	name := r.name("hold")
+	r.chains[name] = []string{"meta l4proto tcp dnat to " + r.holder.String()}
+	return name
 }
 
 // externalLocal renders the chain for traffic from outside under externalTrafficPolicy Local. cluster and local are verdicts, "" if

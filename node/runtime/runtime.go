@@ -22,6 +22,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/kontiki/kontiki/node/selinux"
 )
 
 // Errors are classes: test for them with errors.Is.
@@ -73,6 +75,8 @@ type Features struct {
 	RecursiveReadOnly bool
 	// AppArmor and SELinux mean that the host's kernel enforces them.
 	AppArmor, SELinux bool
+	// SELinuxLabels means that containers and their files get SELinux labels.
+	SELinuxLabels bool
 	// Handlers are what RuntimeClasses can name, sorted by name. The first one, "", is that of pods without a RuntimeClass.
 	Handlers []HandlerFeatures
 	// NoUserNamespaces says why pods cannot have user namespaces of their own; "" if they can.
@@ -173,6 +177,8 @@ type SandboxConfig struct {
 	// HostPID puts the containers into the host's process namespace; SharePID gives them a common one.
 	HostPID, SharePID bool
 	Sysctls           map[string]string
+	// SELinux replaces parts of the label that the pod's processes have, where containers have labels.
+	SELinux *selinux.Options
 	// Users are the ids that the pod's users have on the host: its containers run in a user namespace. nil if they run in the host's.
 	Users *IDRange
 	// Resources are the pod's limits, for the parent cgroup: the sum over its containers, zero for none.
@@ -223,6 +229,8 @@ type Mount struct {
 	ReadOnly                bool
 	RecursiveReadOnly       bool
 	Propagation             Propagation
+	// Relabel gives everything in it the label that the container's files have, where containers have SELinux labels.
+	Relabel bool
 	// Image says that the source was mounted by MountImage, for the pod's users.
 	Image bool
 }
@@ -244,6 +252,8 @@ type Security struct {
 	// Seccomp is "" or "unconfined", "runtime/default", or "localhost/PATH". AppArmor likewise.
 	Seccomp  string
 	AppArmor string
+	// SELinux is the container's own, if its pod's does not apply.
+	SELinux *selinux.Options
 	// UnmaskedProc leaves /proc unmasked (procMount: Unmasked).
 	UnmaskedProc bool
 }

@@ -17,7 +17,7 @@ import (
 
 // csiKind is the kind of the volumes that CSI drivers mount, which node/volume/csimount does.
 func (m *Manager) csiKind() plugin {
-	return plugin{name: "csi", slow: true,
+	return plugin{name: "csi", labelled: true, slow: true,
 		supports: func(s *source) bool { return csimount.Mounts(s.namespace, s.volume, s.pv) },
 		prepare: func(r *request, s *State) (err error) {
 			if err := m.canCSI(); err != nil {

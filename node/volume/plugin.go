@@ -53,6 +53,8 @@ type plugin struct {
 	// refresh does for a mounted volume of a kind that keeps a state what must be done from time to time; nil for nothing.
 	refresh func(ctx context.Context, r *request) error
 	unmount func(ctx context.Context, uid string, s *State) error
+	// labelled kinds have files that are the pod's: where containers have SELinux labels, they get that of the container which mounts them.
+	labelled bool
 	// slow kinds may wait for other hosts or for hung file systems, so they are mounted beside the pod's worker.
 	slow bool
 }
@@ -63,16 +65,16 @@ func (m *Manager) table() []plugin {
 		return func(s *source) bool { return s.pv == nil && is(&s.volume.VolumeSource) }
 	}
 	return []plugin{
-		{name: "empty-dir", supports: inline(func(v *corev1.VolumeSource) bool { return v.EmptyDir != nil }), mount: m.emptyDir},
-		{name: "configmap", supports: inline(func(v *corev1.VolumeSource) bool { return v.ConfigMap != nil }), mount: m.project(configMapFiles)},
-		{name: "secret", supports: inline(func(v *corev1.VolumeSource) bool { return v.Secret != nil }), mount: m.project(secretFiles)},
-		{name: "downward-api", supports: inline(func(v *corev1.VolumeSource) bool { return v.DownwardAPI != nil }), mount: m.project(downwardFiles)},
-		{name: "projected", supports: inline(func(v *corev1.VolumeSource) bool { return v.Projected != nil }), mount: m.project(projectedFiles)},
+		{name: "empty-dir", supports: inline(func(v *corev1.VolumeSource) bool { return v.EmptyDir != nil }), mount: m.emptyDir, labelled: true},
+		{name: "configmap", supports: inline(func(v *corev1.VolumeSource) bool { return v.ConfigMap != nil }), mount: m.project(configMapFiles), labelled: true},
+		{name: "secret", supports: inline(func(v *corev1.VolumeSource) bool { return v.Secret != nil }), mount: m.project(secretFiles), labelled: true},
+		{name: "downward-api", supports: inline(func(v *corev1.VolumeSource) bool { return v.DownwardAPI != nil }), mount: m.project(downwardFiles), labelled: true},
+		{name: "projected", supports: inline(func(v *corev1.VolumeSource) bool { return v.Projected != nil }), mount: m.project(projectedFiles), labelled: true},
 		{name: "image", supports: inline(func(v *corev1.VolumeSource) bool { return v.Image != nil }), mount: image},
 		m.csiKind(),
 		{name: "host-path", supports: inline(func(v *corev1.VolumeSource) bool { return v.HostPath != nil }), mount: m.mountHostPath, slow: true},
 		{name: "host-path-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.HostPath != nil }, mount: m.mountHostPath, unmount: nothing, slow: true},
-		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, slow: true},
+		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, labelled: true, slow: true},
 		{name: "nfs", supports: func(s *source) bool { return s.nfs() != nil }, mount: m.mountNFS, unmount: m.unmountNFS, slow: true},
 	}
 }

@@ -253,6 +253,17 @@ func (m *Manager) Refresh(ctx context.Context, pod *corev1.Pod, volumes []string
 	return nil
 }
 
+// Labelled says whether the files of a volume that Setup has made get the SELinux label of the containers that mount it: those of the host
+// and of other hosts do not.
+func (m *Manager) Labelled(pod *corev1.Pod, v *corev1.Volume) bool {
+	if s, ok := m.state(string(pod.UID), v.Name); ok {
+		i := slices.IndexFunc(m.plugins, func(p plugin) bool { return p.name == s.Plugin })
+		return i >= 0 && m.plugins[i].labelled
+	}
+	p, err := m.find(&source{volume: v, namespace: pod.Namespace})
+	return err == nil && p.labelled
+}
+
 // one makes or updates one volume.
 func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, hostIP string, podIPs []string) (string, error) {
 	if ownsFiles(v) {

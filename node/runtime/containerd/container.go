@@ -92,6 +92,13 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if err := handler.checkMounts(c.Mounts); err != nil {
 		return "", err
 	}
+	labels, err := r.labelsOfContainer(c, handler)
+	if err != nil {
+		return "", err
+	}
+	if err := relabel(ctx, c.Mounts, labels); err != nil {
+		return "", err
+	}
 	id := newID()
 	mapped := c.Sandbox.Users != nil
 	if mapped {
@@ -110,6 +117,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if err != nil {
 		return "", err
 	}
+	setLabels(spec, labels)
 	if c.Sandbox.SharePID {
 		if err := r.ensureInit(ctx, c.Sandbox); err != nil {
 			return "", fmt.Errorf("shared process namespace: %w", err)
@@ -128,7 +136,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if info.ImageID, info.ImageRef, err = r.imageIdentity(ctx, img); err != nil {
 		return "", err
 	}
-	labels, err := labelsOf(info)
+	record, err := labelsOf(info)
 	if err != nil {
 		return "", err
 	}
@@ -140,7 +148,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 		return "", err
 	}
 	defer release()
-	options := []client.NewContainerOpts{client.WithImage(img), handler.option(), client.WithContainerLabels(labels), client.WithSpec((*oci.Spec)(spec))}
+	options := []client.NewContainerOpts{client.WithImage(img), handler.option(), client.WithContainerLabels(record), client.WithSpec((*oci.Spec)(spec))}
 	if mapped {
 		if err = r.mappedSnapshot(ctx, id, img); err != nil {
 			return "", err
@@ -269,7 +277,11 @@ func (r *Runtime) tryTask(ctx context.Context, c *container, info runtime.Contai
 	}()
 	var options []client.NewTaskOpts
 	if info.Users != nil {
-		root, err := r.mappedRoot(ctx, info.ID, info.Users)
+		spec, err := c.ctr.Spec(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("specification of container %s: %w", info.ID, classify(err))
+		}
+		root, err := r.mappedRoot(ctx, info.ID, info.Users, spec.Linux.MountLabel)
 		if err != nil {
 			return nil, err
 		}

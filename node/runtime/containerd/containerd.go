@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/selinux"
 )
 
 // Config has the parameters of a Runtime. All paths are absolute and in the mount namespace of containerd.
@@ -52,6 +53,8 @@ type Config struct {
 	RegistryConfigDir string
 	// Handlers are what RuntimeClasses can name besides DefaultHandler.
 	Handlers []Handler
+	// SELinux gives containers labels; nil gives none.
+	SELinux *selinux.Host
 	// Peers are asked for images before the registry is; may be nil.
 	Peers runtime.Peers
 }
@@ -123,8 +126,13 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
 	r.handlers = handlersOf(ctx, c.Handlers, r.features)
 	r.features.Handlers = featuresOf(r.handlers)
+	r.features.SELinuxLabels = c.SELinux != nil
 	r.features.Swap = r.cg.v2 && limitsSwap(r.cg.root)
 	store.limits = &r.limits
+	if err := r.keepLabels(); err != nil {
+		r.Close()
+		return nil, err
+	}
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {
 			if err = r.sweepStreams(); err == nil {

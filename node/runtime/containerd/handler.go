@@ -126,3 +126,6 @@ func (h handler) option() client.NewContainerOpts {
 	}
 	return client.WithRuntime(h.Type, &runtimeoptions.Options{ConfigPath: h.Path})
 }
+
+// virtual says whether the handler runs containers in virtual machines.
+func (h handler) virtual() bool { return strings.HasPrefix(h.Type, "io.containerd.kata") }

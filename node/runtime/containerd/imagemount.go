@@ -69,6 +69,17 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) er
 		mounts[i].Options = append(mounts[i].Options, "nosuid", "nodev")
 	}
 	mounts = readonly(mounts)
+	labels, err := r.labelsOfSandbox(podUID)
+	if err != nil {
+		return err
+	}
+	if labels.File != "" {
+		for i := range mounts {
+			if mounts[i].Type == "overlay" { // a bind mount of a single layer has the labels of that
+				mounts[i].Options = append(mounts[i].Options, labelOption(labels.File))
+			}
+		}
+	}
 	if users := r.usersOf(podUID); users != nil {
 		if len(mounts) != 1 {
 			return fmt.Errorf("mount image %s in a user namespace: it has %d mounts", ref, len(mounts))

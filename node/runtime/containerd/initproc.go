@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/selinux"
 )
 
 // A shared process namespace needs a first process, which lives as long as the pod and adopts orphans. It is a container without an
@@ -77,6 +78,16 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 		Annotations: map[string]string{"io.containerd.runc.v2.group": shimGroup(r.c.Namespace, c.UID)},
 	}
 	r.mapUsers(spec, c)
+	labels, err := r.labelsOfSandbox(c.UID)
+	if err != nil {
+		return err
+	}
+	if labels.File != "" {
+		if err := selinux.Relabel(ctx, rootfs, labels.File); err != nil {
+			return err
+		}
+	}
+	setLabels(spec, labels)
 	var options []client.NewTaskOpts
 	if c.Users != nil { // its users may not enter the folders above: the shim mounts it where they may
 		spec.Root.Path = "rootfs"

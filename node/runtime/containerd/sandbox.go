@@ -17,6 +17,7 @@ import (
 
 	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/selinux"
 )
 
 // A sandbox is a directory, sandboxes/UID: config.json is its configuration; net, ipc and uts are bind mounts of namespaces; shm is
@@ -51,6 +52,10 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 	if err := r.cg.ensurePod(r.podCgroup(c.UID), c.Resources); err != nil {
 		return runtime.Sandbox{}, err
 	}
+	labels, err := r.ensureLabels(c)
+	if err != nil {
+		return runtime.Sandbox{}, err
+	}
 	pin := pinNamespaces
 	if c.Users != nil {
 		pin = pinMapped
@@ -61,6 +66,11 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 	if c.IPC == runtime.NamespacePod {
 		if err := mountShm(filepath.Join(dir, "shm"), c.Users); err != nil {
 			return runtime.Sandbox{}, fmt.Errorf("shared memory of pod %s/%s: %w", c.Namespace, c.Name, err)
+		}
+		if labels.File != "" {
+			if err := selinux.Relabel(ctx, filepath.Join(dir, "shm"), labels.File); err != nil {
+				return runtime.Sandbox{}, err
+			}
 		}
 	}
 	return r.sandbox(c), nil
@@ -308,7 +318,17 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	if err := r.cg.remove(r.podCgroup(uid)); err != nil {
 		return fmt.Errorf("cgroup of pod %s: %w", uid, err)
 	}
-	return tree.RemoveAll(ctx, dir)
+	labels, err := r.labelsOfSandbox(uid)
+	if err != nil {
+		return err
+	}
+	if err := tree.RemoveAll(ctx, dir); err != nil {
+		return err
+	}
+	if labels != (selinux.Labels{}) {
+		r.c.SELinux.Release(labels)
+	}
+	return nil
 }
 
 // unmountAll unmounts every mount on path: a crash between two steps may have left more than one.

@@ -227,7 +227,8 @@ func (r *Runtime) mappedSnapshot(ctx context.Context, id string, img client.Imag
 }
 
 // mappedRoot mounts the root of a container in a user namespace, unless it is mounted, and returns the mount for containerd.
-func (r *Runtime) mappedRoot(ctx context.Context, id string, users *runtime.IDRange) ([]mount.Mount, error) {
+// label is the SELinux label of its files, "" for none.
+func (r *Runtime) mappedRoot(ctx context.Context, id string, users *runtime.IDRange, label string) ([]mount.Mount, error) {
 	target := filepath.Join(r.mappedDir(id), "rootfs")
 	ready := []mount.Mount{{Type: "bind", Source: target, Options: []string{"rbind", "rw"}}}
 	if isMountPoint(target) {
@@ -253,6 +254,9 @@ func (r *Runtime) mappedRoot(ctx context.Context, id string, users *runtime.IDRa
 	}
 	text, _ := idMap(users)
 	m.Options = append(m.Options, "uidmap="+text, "gidmap="+text)
+	if label != "" {
+		m.Options = append(m.Options, labelOption(label))
+	}
 	if err := m.Mount(target); err != nil {
 		unmountAll(target)
 		return nil, fmt.Errorf("mount the root file system in a user namespace: %w", err)

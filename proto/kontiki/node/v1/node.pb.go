@@ -127,7 +127,7 @@ func (x ReportVolumeRequest_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportVolumeRequest_State.Descriptor instead.
 func (ReportVolumeRequest_State) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{32, 0}
 }
 
 type ReportExpansionRequest_Phase int32
@@ -186,7 +186,7 @@ func (x ReportExpansionRequest_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportExpansionRequest_Phase.Descriptor instead.
 func (ReportExpansionRequest_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{34, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type SessionRequest struct {
@@ -2561,6 +2561,95 @@ func (x *CertifyPodResponse) GetNotAfter() int64 {
 	return 0
 }
 
+type WakeServiceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace and name are those of the Service.
+	Namespace     string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeServiceRequest) Reset() {
+	*x = WakeServiceRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeServiceRequest) ProtoMessage() {}
+
+func (x *WakeServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeServiceRequest.ProtoReflect.Descriptor instead.
+func (*WakeServiceRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WakeServiceRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WakeServiceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type WakeServiceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeServiceResponse) Reset() {
+	*x = WakeServiceResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeServiceResponse) ProtoMessage() {}
+
+func (x *WakeServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeServiceResponse.ProtoReflect.Descriptor instead.
+func (*WakeServiceResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{31}
+}
+
 type ReportVolumeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name and uid are those of the PersistentVolume.
@@ -2575,7 +2664,7 @@ type ReportVolumeRequest struct {
 
 func (x *ReportVolumeRequest) Reset() {
 	*x = ReportVolumeRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2676,7 @@ func (x *ReportVolumeRequest) String() string {
 func (*ReportVolumeRequest) ProtoMessage() {}
 
 func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2689,7 @@ func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReportVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReportVolumeRequest) GetName() string {
@@ -2639,7 +2728,7 @@ type ReportVolumeResponse struct {
 
 func (x *ReportVolumeResponse) Reset() {
 	*x = ReportVolumeResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2740,7 @@ func (x *ReportVolumeResponse) String() string {
 func (*ReportVolumeResponse) ProtoMessage() {}
 
 func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2753,7 @@ func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ReportVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 // ReportDriverRequest is what the driver said of itself (NodeGetInfo).
@@ -2683,7 +2772,7 @@ type ReportDriverRequest struct {
 
 func (x *ReportDriverRequest) Reset() {
 	*x = ReportDriverRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2784,7 @@ func (x *ReportDriverRequest) String() string {
 func (*ReportDriverRequest) ProtoMessage() {}
 
 func (x *ReportDriverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2797,7 @@ func (x *ReportDriverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDriverRequest.ProtoReflect.Descriptor instead.
 func (*ReportDriverRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReportDriverRequest) GetName() string {
@@ -2757,7 +2846,7 @@ type ReportDriverResponse struct {
 
 func (x *ReportDriverResponse) Reset() {
 	*x = ReportDriverResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +2858,7 @@ func (x *ReportDriverResponse) String() string {
 func (*ReportDriverResponse) ProtoMessage() {}
 
 func (x *ReportDriverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +2871,7 @@ func (x *ReportDriverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDriverResponse.ProtoReflect.Descriptor instead.
 func (*ReportDriverResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReportDriverResponse) GetUpdateSeconds() int64 {
@@ -2810,7 +2899,7 @@ type ReportExpansionRequest struct {
 
 func (x *ReportExpansionRequest) Reset() {
 	*x = ReportExpansionRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[34]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2911,7 @@ func (x *ReportExpansionRequest) String() string {
 func (*ReportExpansionRequest) ProtoMessage() {}
 
 func (x *ReportExpansionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[34]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2924,7 @@ func (x *ReportExpansionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportExpansionRequest.ProtoReflect.Descriptor instead.
 func (*ReportExpansionRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportExpansionRequest) GetNamespace() string {
@@ -2895,7 +2984,7 @@ type ReportExpansionResponse struct {
 
 func (x *ReportExpansionResponse) Reset() {
 	*x = ReportExpansionResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[35]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +2996,7 @@ func (x *ReportExpansionResponse) String() string {
 func (*ReportExpansionResponse) ProtoMessage() {}
 
 func (x *ReportExpansionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[35]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3009,7 @@ func (x *ReportExpansionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportExpansionResponse.ProtoReflect.Descriptor instead.
 func (*ReportExpansionResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 type RemoveResourceSlicesRequest struct {
@@ -2934,7 +3023,7 @@ type RemoveResourceSlicesRequest struct {
 
 func (x *RemoveResourceSlicesRequest) Reset() {
 	*x = RemoveResourceSlicesRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[36]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3035,7 @@ func (x *RemoveResourceSlicesRequest) String() string {
 func (*RemoveResourceSlicesRequest) ProtoMessage() {}
 
 func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[36]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3048,7 @@ func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResourceSlicesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveResourceSlicesRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveResourceSlicesRequest) GetDriver() string {
@@ -2984,7 +3073,7 @@ type RemoveResourceSlicesResponse struct {
 
 func (x *RemoveResourceSlicesResponse) Reset() {
 	*x = RemoveResourceSlicesResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[37]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3085,7 @@ func (x *RemoveResourceSlicesResponse) String() string {
 func (*RemoveResourceSlicesResponse) ProtoMessage() {}
 
 func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[37]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3098,7 @@ func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResourceSlicesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResourceSlicesResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 type CreateMirrorPodRequest struct {
@@ -3022,7 +3111,7 @@ type CreateMirrorPodRequest struct {
 
 func (x *CreateMirrorPodRequest) Reset() {
 	*x = CreateMirrorPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[38]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3123,7 @@ func (x *CreateMirrorPodRequest) String() string {
 func (*CreateMirrorPodRequest) ProtoMessage() {}
 
 func (x *CreateMirrorPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[38]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3136,7 @@ func (x *CreateMirrorPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMirrorPodRequest.ProtoReflect.Descriptor instead.
 func (*CreateMirrorPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateMirrorPodRequest) GetPod() []byte {
@@ -3067,7 +3156,7 @@ type CreateMirrorPodResponse struct {
 
 func (x *CreateMirrorPodResponse) Reset() {
 	*x = CreateMirrorPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[39]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3168,7 @@ func (x *CreateMirrorPodResponse) String() string {
 func (*CreateMirrorPodResponse) ProtoMessage() {}
 
 func (x *CreateMirrorPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[39]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3181,7 @@ func (x *CreateMirrorPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMirrorPodResponse.ProtoReflect.Descriptor instead.
 func (*CreateMirrorPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateMirrorPodResponse) GetUid() string {
@@ -3113,7 +3202,7 @@ type DeleteMirrorPodRequest struct {
 
 func (x *DeleteMirrorPodRequest) Reset() {
 	*x = DeleteMirrorPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[40]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3214,7 @@ func (x *DeleteMirrorPodRequest) String() string {
 func (*DeleteMirrorPodRequest) ProtoMessage() {}
 
 func (x *DeleteMirrorPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[40]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3227,7 @@ func (x *DeleteMirrorPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMirrorPodRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMirrorPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteMirrorPodRequest) GetNamespace() string {
@@ -3170,7 +3259,7 @@ type DeleteMirrorPodResponse struct {
 
 func (x *DeleteMirrorPodResponse) Reset() {
 	*x = DeleteMirrorPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[41]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3271,7 @@ func (x *DeleteMirrorPodResponse) String() string {
 func (*DeleteMirrorPodResponse) ProtoMessage() {}
 
 func (x *DeleteMirrorPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[41]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3284,7 @@ func (x *DeleteMirrorPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMirrorPodResponse.ProtoReflect.Descriptor instead.
 func (*DeleteMirrorPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
@@ -3408,7 +3497,11 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x10DECISION_PENDING\x10\x01\x12\x13\n" +
 	"\x0fDECISION_ISSUED\x10\x02\x12\x13\n" +
 	"\x0fDECISION_DENIED\x10\x03\x12\x13\n" +
-	"\x0fDECISION_FAILED\x10\x04\"\xd6\x01\n" +
+	"\x0fDECISION_FAILED\x10\x04\"F\n" +
+	"\x12WakeServiceRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x15\n" +
+	"\x13WakeServiceResponse\"\xd6\x01\n" +
 	"\x13ReportVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12@\n" +
@@ -3459,7 +3552,7 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\"\x19\n" +
-	"\x17DeleteMirrorPodResponse2\xd7\a\n" +
+	"\x17DeleteMirrorPodResponse2\xb1\b\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
 	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
@@ -3471,7 +3564,8 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x0fReportExpansion\x12'.kontiki.node.v1.ReportExpansionRequest\x1a(.kontiki.node.v1.ReportExpansionResponse\x12s\n" +
 	"\x14RemoveResourceSlices\x12,.kontiki.node.v1.RemoveResourceSlicesRequest\x1a-.kontiki.node.v1.RemoveResourceSlicesResponse\x12d\n" +
 	"\x0fCreateMirrorPod\x12'.kontiki.node.v1.CreateMirrorPodRequest\x1a(.kontiki.node.v1.CreateMirrorPodResponse\x12d\n" +
-	"\x0fDeleteMirrorPod\x12'.kontiki.node.v1.DeleteMirrorPodRequest\x1a(.kontiki.node.v1.DeleteMirrorPodResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
+	"\x0fDeleteMirrorPod\x12'.kontiki.node.v1.DeleteMirrorPodRequest\x1a(.kontiki.node.v1.DeleteMirrorPodResponse\x12X\n" +
+	"\vWakeService\x12#.kontiki.node.v1.WakeServiceRequest\x1a$.kontiki.node.v1.WakeServiceResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
 	file_kontiki_node_v1_node_proto_rawDescOnce sync.Once
@@ -3486,7 +3580,7 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0),     // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(ReportVolumeRequest_State)(0),       // 1: kontiki.node.v1.ReportVolumeRequest.State
@@ -3521,19 +3615,21 @@ var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*CreateTokenResponse)(nil),          // 30: kontiki.node.v1.CreateTokenResponse
 	(*CertifyPodRequest)(nil),            // 31: kontiki.node.v1.CertifyPodRequest
 	(*CertifyPodResponse)(nil),           // 32: kontiki.node.v1.CertifyPodResponse
-	(*ReportVolumeRequest)(nil),          // 33: kontiki.node.v1.ReportVolumeRequest
-	(*ReportVolumeResponse)(nil),         // 34: kontiki.node.v1.ReportVolumeResponse
-	(*ReportDriverRequest)(nil),          // 35: kontiki.node.v1.ReportDriverRequest
-	(*ReportDriverResponse)(nil),         // 36: kontiki.node.v1.ReportDriverResponse
-	(*ReportExpansionRequest)(nil),       // 37: kontiki.node.v1.ReportExpansionRequest
-	(*ReportExpansionResponse)(nil),      // 38: kontiki.node.v1.ReportExpansionResponse
-	(*RemoveResourceSlicesRequest)(nil),  // 39: kontiki.node.v1.RemoveResourceSlicesRequest
-	(*RemoveResourceSlicesResponse)(nil), // 40: kontiki.node.v1.RemoveResourceSlicesResponse
-	(*CreateMirrorPodRequest)(nil),       // 41: kontiki.node.v1.CreateMirrorPodRequest
-	(*CreateMirrorPodResponse)(nil),      // 42: kontiki.node.v1.CreateMirrorPodResponse
-	(*DeleteMirrorPodRequest)(nil),       // 43: kontiki.node.v1.DeleteMirrorPodRequest
-	(*DeleteMirrorPodResponse)(nil),      // 44: kontiki.node.v1.DeleteMirrorPodResponse
-	nil,                                  // 45: kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	(*WakeServiceRequest)(nil),           // 33: kontiki.node.v1.WakeServiceRequest
+	(*WakeServiceResponse)(nil),          // 34: kontiki.node.v1.WakeServiceResponse
+	(*ReportVolumeRequest)(nil),          // 35: kontiki.node.v1.ReportVolumeRequest
+	(*ReportVolumeResponse)(nil),         // 36: kontiki.node.v1.ReportVolumeResponse
+	(*ReportDriverRequest)(nil),          // 37: kontiki.node.v1.ReportDriverRequest
+	(*ReportDriverResponse)(nil),         // 38: kontiki.node.v1.ReportDriverResponse
+	(*ReportExpansionRequest)(nil),       // 39: kontiki.node.v1.ReportExpansionRequest
+	(*ReportExpansionResponse)(nil),      // 40: kontiki.node.v1.ReportExpansionResponse
+	(*RemoveResourceSlicesRequest)(nil),  // 41: kontiki.node.v1.RemoveResourceSlicesRequest
+	(*RemoveResourceSlicesResponse)(nil), // 42: kontiki.node.v1.RemoveResourceSlicesResponse
+	(*CreateMirrorPodRequest)(nil),       // 43: kontiki.node.v1.CreateMirrorPodRequest
+	(*CreateMirrorPodResponse)(nil),      // 44: kontiki.node.v1.CreateMirrorPodResponse
+	(*DeleteMirrorPodRequest)(nil),       // 45: kontiki.node.v1.DeleteMirrorPodRequest
+	(*DeleteMirrorPodResponse)(nil),      // 46: kontiki.node.v1.DeleteMirrorPodResponse
+	nil,                                  // 47: kontiki.node.v1.ReportDriverRequest.TopologyEntry
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	4,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
@@ -3564,30 +3660,32 @@ var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	24, // 25: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
 	0,  // 26: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
 	1,  // 27: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
-	45, // 28: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	47, // 28: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
 	2,  // 29: kontiki.node.v1.ReportExpansionRequest.phase:type_name -> kontiki.node.v1.ReportExpansionRequest.Phase
 	3,  // 30: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
 	29, // 31: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
 	31, // 32: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
 	27, // 33: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
-	33, // 34: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
-	35, // 35: kontiki.node.v1.NodeService.ReportDriver:input_type -> kontiki.node.v1.ReportDriverRequest
-	37, // 36: kontiki.node.v1.NodeService.ReportExpansion:input_type -> kontiki.node.v1.ReportExpansionRequest
-	39, // 37: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
-	41, // 38: kontiki.node.v1.NodeService.CreateMirrorPod:input_type -> kontiki.node.v1.CreateMirrorPodRequest
-	43, // 39: kontiki.node.v1.NodeService.DeleteMirrorPod:input_type -> kontiki.node.v1.DeleteMirrorPodRequest
-	11, // 40: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	30, // 41: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	32, // 42: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	28, // 43: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	34, // 44: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
-	36, // 45: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
-	38, // 46: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
-	40, // 47: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
-	42, // 48: kontiki.node.v1.NodeService.CreateMirrorPod:output_type -> kontiki.node.v1.CreateMirrorPodResponse
-	44, // 49: kontiki.node.v1.NodeService.DeleteMirrorPod:output_type -> kontiki.node.v1.DeleteMirrorPodResponse
-	40, // [40:50] is the sub-list for method output_type
-	30, // [30:40] is the sub-list for method input_type
+	35, // 34: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
+	37, // 35: kontiki.node.v1.NodeService.ReportDriver:input_type -> kontiki.node.v1.ReportDriverRequest
+	39, // 36: kontiki.node.v1.NodeService.ReportExpansion:input_type -> kontiki.node.v1.ReportExpansionRequest
+	41, // 37: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
+	43, // 38: kontiki.node.v1.NodeService.CreateMirrorPod:input_type -> kontiki.node.v1.CreateMirrorPodRequest
+	45, // 39: kontiki.node.v1.NodeService.DeleteMirrorPod:input_type -> kontiki.node.v1.DeleteMirrorPodRequest
+	33, // 40: kontiki.node.v1.NodeService.WakeService:input_type -> kontiki.node.v1.WakeServiceRequest
+	11, // 41: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	30, // 42: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	32, // 43: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	28, // 44: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	36, // 45: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	38, // 46: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
+	40, // 47: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
+	42, // 48: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
+	44, // 49: kontiki.node.v1.NodeService.CreateMirrorPod:output_type -> kontiki.node.v1.CreateMirrorPodResponse
+	46, // 50: kontiki.node.v1.NodeService.DeleteMirrorPod:output_type -> kontiki.node.v1.DeleteMirrorPodResponse
+	34, // 51: kontiki.node.v1.NodeService.WakeService:output_type -> kontiki.node.v1.WakeServiceResponse
+	41, // [41:52] is the sub-list for method output_type
+	30, // [30:41] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -3619,7 +3717,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ const (
 	NodeService_RemoveResourceSlices_FullMethodName = "/kontiki.node.v1.NodeService/RemoveResourceSlices"
 	NodeService_CreateMirrorPod_FullMethodName      = "/kontiki.node.v1.NodeService/CreateMirrorPod"
 	NodeService_DeleteMirrorPod_FullMethodName      = "/kontiki.node.v1.NodeService/DeleteMirrorPod"
+	NodeService_WakeService_FullMethodName          = "/kontiki.node.v1.NodeService/WakeService"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -68,6 +69,10 @@ type NodeServiceClient interface {
 	CreateMirrorPod(ctx context.Context, in *CreateMirrorPodRequest, opts ...grpc.CallOption) (*CreateMirrorPodResponse, error)
 	// DeleteMirrorPod deletes a mirror pod of the calling node at once. It is not an error if it does not exist any more.
 	DeleteMirrorPod(ctx context.Context, in *DeleteMirrorPodRequest, opts ...grpc.CallOption) (*DeleteMirrorPodResponse, error)
+	// WakeService says that a connection on the calling node waits for a Service that has no endpoints. If the Service asks for it by its
+	// annotation, and its workload has no replicas, it gets one. Calling it again has no further effect. The status is FAILED_PRECONDITION if the
+	// Service wakes no workload, or the workload does not exist or cannot be scaled.
+	WakeService(ctx context.Context, in *WakeServiceRequest, opts ...grpc.CallOption) (*WakeServiceResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -181,6 +186,16 @@ func (c *nodeServiceClient) DeleteMirrorPod(ctx context.Context, in *DeleteMirro
 	return out, nil
 }
 
+func (c *nodeServiceClient) WakeService(ctx context.Context, in *WakeServiceRequest, opts ...grpc.CallOption) (*WakeServiceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WakeServiceResponse)
+	err := c.cc.Invoke(ctx, NodeService_WakeService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -215,6 +230,10 @@ type NodeServiceServer interface {
 	CreateMirrorPod(context.Context, *CreateMirrorPodRequest) (*CreateMirrorPodResponse, error)
 	// DeleteMirrorPod deletes a mirror pod of the calling node at once. It is not an error if it does not exist any more.
 	DeleteMirrorPod(context.Context, *DeleteMirrorPodRequest) (*DeleteMirrorPodResponse, error)
+	// WakeService says that a connection on the calling node waits for a Service that has no endpoints. If the Service asks for it by its
+	// annotation, and its workload has no replicas, it gets one. Calling it again has no further effect. The status is FAILED_PRECONDITION if the
+	// Service wakes no workload, or the workload does not exist or cannot be scaled.
+	WakeService(context.Context, *WakeServiceRequest) (*WakeServiceResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -254,6 +273,9 @@ func (UnimplementedNodeServiceServer) CreateMirrorPod(context.Context, *CreateMi
 }
 func (UnimplementedNodeServiceServer) DeleteMirrorPod(context.Context, *DeleteMirrorPodRequest) (*DeleteMirrorPodResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteMirrorPod not implemented")
+}
+func (UnimplementedNodeServiceServer) WakeService(context.Context, *WakeServiceRequest) (*WakeServiceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WakeService not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -445,6 +467,24 @@ func _NodeService_DeleteMirrorPod_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_WakeService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WakeServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).WakeService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_WakeService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).WakeService(ctx, req.(*WakeServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -487,6 +527,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteMirrorPod",
 			Handler:    _NodeService_DeleteMirrorPod_Handler,
+		},
+		{
+			MethodName: "WakeService",
+			Handler:    _NodeService_WakeService_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

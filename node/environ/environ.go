@@ -1,4 +1,5 @@
-package pods
+// Package environ makes the environment variables of containers, from their specs and the objects and files that these name.
+package environ
 
 import (
 	"fmt"
@@ -14,8 +15,8 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// expand replaces $(NAME) if lookup knows the name. $$ becomes one dollar; everything else is unchanged.
-func expand(s string, lookup func(string) (string, bool)) string {
+// Expand replaces $(NAME) if lookup knows the name. $$ becomes one dollar; everything else is unchanged.
+func Expand(s string, lookup func(string) (string, bool)) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] != '$' || i+1 == len(s) {
@@ -47,15 +48,27 @@ func expand(s string, lookup func(string) (string, bool)) string {
 	return b.String()
 }
 
-// environment returns a container's variables: those from whole objects, then its own, then the services' variables not set by
-// either.
-func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []string, volumes map[string]string) ([]runtime.KeyValue, error) {
-	services, known := m.c.Objects.Services()
-	if !known && !m.static(pod.UID) {
-		return nil, fmt.Errorf("services have not yet been read at least once, cannot construct envvars")
-	}
+// Objects are those that variables are taken from. They are read-only.
+type Objects interface {
+	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
+	Secret(namespace, name string) (*corev1.Secret, bool)
+}
+
+// Sources is what the variables of a pod's containers are made from.
+type Sources struct {
+	Objects  Objects
+	Services []*corev1.Service
+	Node     *corev1.Node // nil if it is not known
+	NodeIP   string
+	PodIPs   []string
+	Volumes  map[string]string // the path of each volume on the host, by its name
+}
+
+// Variables returns a container's variables: those from whole objects, then its own, then the services' variables not set by
+// either. An error names what is missing.
+func (s *Sources) Variables(pod *corev1.Pod, c *corev1.Container) ([]runtime.KeyValue, error) {
 	links := pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks
-	service := serviceEnv(services, pod.Namespace, links)
+	service := ofServices(s.Services, pod.Namespace, links)
 	own := map[string]string{}
 	var order []string
 	set := func(k, v string) {
@@ -65,7 +78,7 @@ func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []str
 		own[k] = v
 	}
 	for _, from := range c.EnvFrom {
-		data, err := m.envFrom(pod.Namespace, from)
+		data, err := s.envFrom(pod.Namespace, from)
 		if err != nil {
 			return nil, err
 		}
@@ -85,9 +98,9 @@ func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []str
 		value := e.Value
 		switch {
 		case value != "":
-			value = expand(value, lookup)
+			value = Expand(value, lookup)
 		case e.ValueFrom != nil:
-			v, ok, err := m.valueFrom(pod, c, e.ValueFrom, podIPs, volumes)
+			v, ok, err := s.valueFrom(pod, c, e.ValueFrom)
 			if err != nil {
 				return nil, err
 			}
@@ -115,11 +128,11 @@ func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []str
 	return out, nil
 }
 
-func (m *Manager) envFrom(namespace string, from corev1.EnvFromSource) ([]runtime.KeyValue, error) {
+func (s *Sources) envFrom(namespace string, from corev1.EnvFromSource) ([]runtime.KeyValue, error) {
 	data := map[string]string{}
 	switch {
 	case from.ConfigMapRef != nil:
-		cm, ok := m.c.Objects.ConfigMap(namespace, from.ConfigMapRef.Name)
+		cm, ok := s.Objects.ConfigMap(namespace, from.ConfigMapRef.Name)
 		if !ok {
 			if optional(from.ConfigMapRef.Optional) {
 				return nil, nil
@@ -128,14 +141,14 @@ func (m *Manager) envFrom(namespace string, from corev1.EnvFromSource) ([]runtim
 		}
 		data = cm.Data
 	case from.SecretRef != nil:
-		s, ok := m.c.Objects.Secret(namespace, from.SecretRef.Name)
+		secret, ok := s.Objects.Secret(namespace, from.SecretRef.Name)
 		if !ok {
 			if optional(from.SecretRef.Optional) {
 				return nil, nil
 			}
 			return nil, fmt.Errorf("secret %q not found", from.SecretRef.Name)
 		}
-		for k, v := range s.Data {
+		for k, v := range secret.Data {
 			data[k] = string(v)
 		}
 	}
@@ -150,17 +163,17 @@ func (m *Manager) envFrom(namespace string, from corev1.EnvFromSource) ([]runtim
 func optional(b *bool) bool { return b != nil && *b }
 
 // valueFrom resolves one source; ok is false for an optional one that does not exist.
-func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource, podIPs []string, volumes map[string]string) (value string, ok bool, err error) {
+func (s *Sources) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource) (value string, ok bool, err error) {
 	switch {
 	case from.FieldRef != nil:
-		v, err := downward.Field(pod, from.FieldRef.FieldPath, m.c.NodeIP.String(), podIPs)
+		v, err := downward.Field(pod, from.FieldRef.FieldPath, s.NodeIP, s.PodIPs)
 		return v, true, err
 	case from.ResourceFieldRef != nil:
-		v, err := downward.Resource(pod, c, from.ResourceFieldRef, m.node())
+		v, err := downward.Resource(pod, c, from.ResourceFieldRef, s.Node)
 		return v, true, err
 	case from.ConfigMapKeyRef != nil:
 		r := from.ConfigMapKeyRef
-		cm, ok := m.c.Objects.ConfigMap(pod.Namespace, r.Name)
+		cm, ok := s.Objects.ConfigMap(pod.Namespace, r.Name)
 		if !ok {
 			if optional(r.Optional) {
 				return "", false, nil
@@ -174,26 +187,26 @@ func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.E
 		return v, ok, nil
 	case from.SecretKeyRef != nil:
 		r := from.SecretKeyRef
-		s, ok := m.c.Objects.Secret(pod.Namespace, r.Name)
+		secret, ok := s.Objects.Secret(pod.Namespace, r.Name)
 		if !ok {
 			if optional(r.Optional) {
 				return "", false, nil
 			}
 			return "", false, fmt.Errorf("secret %q not found", r.Name)
 		}
-		v, ok := s.Data[r.Key]
+		v, ok := secret.Data[r.Key]
 		if !ok && !optional(r.Optional) {
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", r.Key, pod.Namespace, r.Name)
 		}
 		return string(v), ok, nil
 	case from.FileKeyRef != nil:
-		return fileKey(from.FileKeyRef, volumes)
+		return fileKey(from.FileKeyRef, s.Volumes)
 	}
 	return "", false, fmt.Errorf("the source of an environment variable has an unsupported kind")
 }
 
-// unfitVariable returns the name of the first variable whose value cannot be passed to a process, "" if there is none.
-func unfitVariable(env []runtime.KeyValue) string {
+// Unfit returns the name of the first variable whose value cannot be passed to a process, "" if there is none.
+func Unfit(env []runtime.KeyValue) string {
 	for _, v := range env {
 		if !utf8.ValidString(v.Value) || strings.IndexByte(v.Value, 0) >= 0 {
 			return v.Name
@@ -202,8 +215,8 @@ func unfitVariable(env []runtime.KeyValue) string {
 	return ""
 }
 
-// serviceEnv returns the variables of services: those in the pod's namespace if links are enabled, and always the API's own.
-func serviceEnv(services []*corev1.Service, namespace string, links bool) map[string]string {
+// ofServices returns the variables of services: those in the pod's namespace if links are enabled, and always the API's own.
+func ofServices(services []*corev1.Service, namespace string, links bool) map[string]string {
 	chosen := map[string]*corev1.Service{}
 	for _, s := range services {
 		if s.Spec.ClusterIP == "" || s.Spec.ClusterIP == corev1.ClusterIPNone {

@@ -1,4 +1,6 @@
-package pods
+// Package resources computes the limits of CPU and memory that the cgroups of a pod and its containers get, and keeps what a node has granted
+// to a pod, which its spec may exceed while it is resized (KEP-1287).
+package resources
 
 import (
 	"strings"
@@ -12,54 +14,20 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// qosOf returns a pod's QoS class, by its requests and limits for CPU and memory.
-func qosOf(pod *corev1.Pod) corev1.PodQOSClass {
-	if pod.Status.QOSClass != "" {
-		return pod.Status.QOSClass
-	}
-	var lists []corev1.ResourceRequirements
-	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
-		lists = append(lists, *r)
-	} else {
-		for c, kind := range podspec.Containers(pod) {
-			if kind != podspec.Ephemeral {
-				lists = append(lists, c.Resources)
-			}
-		}
-	}
-	guaranteed, any := true, false
-	for _, r := range lists {
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			req, lim := r.Requests[name], r.Limits[name]
-			if !req.IsZero() || !lim.IsZero() {
-				any = true
-			}
-			if lim.IsZero() || !req.IsZero() && req.Cmp(lim) != 0 {
-				guaranteed = false
-			}
-		}
-	}
-	switch {
-	case !any:
-		return corev1.PodQOSBestEffort
-	case guaranteed && len(lists) > 0:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
-}
-
 const (
-	cpuPeriod = 100_000 // microseconds
+	// CPUPeriod is that of CPU quotas, in microseconds.
+	CPUPeriod = 100_000
 	minShares = 2
-	minQuota  = 1000
+	// MinQuota is the lowest quota that the kernel takes, in microseconds.
+	MinQuota = 1000
 )
 
 func cpuShares(milli int64) uint64 {
 	return uint64(max(minShares, min(milli*1024/1000, 262144)))
 }
 
-// milliCPU returns the request, in thousandths, that gives a number of shares.
-func milliCPU(shares uint64) int64 { return int64(shares) * 1000 / 1024 }
+// MilliCPU returns the request, in thousandths, that gives a number of shares.
+func MilliCPU(shares uint64) int64 { return int64(shares) * 1000 / 1024 }
 
 // maxMilliCPU is the highest limit that is told to the kernel: a million cores. It refuses far higher ones.
 const maxMilliCPU = 1e9
@@ -68,13 +36,13 @@ func cpuQuota(milli int64) int64 {
 	if milli == 0 {
 		return 0
 	}
-	return max(minQuota, min(milli, maxMilliCPU)*cpuPeriod/1000)
+	return max(MinQuota, min(milli, maxMilliCPU)*CPUPeriod/1000)
 }
 
-// containerResources returns one container's limits for the runtime.
-func containerResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) runtime.Resources {
+// ForContainer returns one container's limits for the runtime.
+func ForContainer(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) runtime.Resources {
 	req, lim := c.Resources.Requests, c.Resources.Limits
-	l := limitsOf(pod, c)
+	l := LimitsOf(pod, c)
 	cpu := l.CPURequest
 	if _, ok := req[corev1.ResourceCPU]; !ok {
 		cpu = l.CPULimit // without a request, the limit is the request
@@ -82,7 +50,7 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) 
 	r := runtime.Resources{
 		CPUShares:   cpuShares(cpu),
 		CPUQuota:    cpuQuota(l.CPULimit),
-		CPUPeriod:   cpuPeriod,
+		CPUPeriod:   CPUPeriod,
 		MemoryLimit: l.MemoryLimit,
 		OOMScoreAdj: oomScore(pod, c, nodeMemory),
 	}
@@ -108,10 +76,10 @@ func pageSize(n int64) string {
 	return resource.NewQuantity(n, resource.DecimalSI).String() + units[i]
 }
 
-// podResources returns the limits of the pod's parent cgroup: a limit is set only if every container has one.
-func podResources(pod *corev1.Pod) runtime.Resources {
+// ForPod returns the limits of the pod's parent cgroup: a limit is set only if every container has one.
+func ForPod(pod *corev1.Pod) runtime.Resources {
 	reqs := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	r := runtime.Resources{CPUShares: cpuShares(amount.Milli(reqs.Cpu())), CPUPeriod: cpuPeriod}
+	r := runtime.Resources{CPUShares: cpuShares(amount.Milli(reqs.Cpu())), CPUPeriod: CPUPeriod}
 	if q, ok := podspec.Limit(pod, corev1.ResourceCPU); ok {
 		r.CPUQuota = cpuQuota(amount.Milli(&q))
 	}
@@ -126,7 +94,7 @@ func oomScore(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int {
 	if pod.Spec.PriorityClassName == "system-node-critical" || pod.Spec.PriorityClassName == "system-cluster-critical" && pod.Spec.Priority != nil && *pod.Spec.Priority > 2_000_000_000 {
 		return -997
 	}
-	switch qosOf(pod) {
+	switch podspec.QOS(pod) {
 	case corev1.PodQOSGuaranteed:
 		return -997
 	case corev1.PodQOSBestEffort:

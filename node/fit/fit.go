@@ -1,4 +1,7 @@
-package pods
+// Package fit decides whether a pod fits on a node beside the pods that run there, and which of these would have to go for it.
+//
+// Both follow the kubelet (pkg/kubelet/lifecycle and pkg/kubelet/preemption), which checks again what a scheduler has decided.
+package fit
 
 import (
 	"fmt"
@@ -7,27 +10,29 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	helper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
-	"k8s.io/klog/v2"
 
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
-// fit checks whether a pod fits on the node beside the pods that it runs, as the kubelet does for pods that were bound by hand or
+// Refusal is the reason why a node does not run a pod that was assigned to it. The pod becomes Failed with it.
+type Refusal struct{ Reason, Message string }
+
+// Check checks whether a pod fits on the node beside the pods that it runs, as the kubelet does for pods that were bound by hand or
 // by a scheduler that did not know of others yet. node may be nil while it is not known.
-func fit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
+func Check(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
 	if node == nil {
 		return nil
 	}
-	if r := fitResources(pod, others, node.Status.Allocatable); r != nil {
+	if r := checkResources(pod, others, node.Status.Allocatable); r != nil {
 		return r
 	}
-	return fitPlace(pod, others, node)
+	return CheckPlace(pod, others, node)
 }
 
-// fitPlace checks everything but resources.
-func fitPlace(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
+// CheckPlace checks everything but resources.
+func CheckPlace(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
 	failed := func(predicate, why string) *Refusal {
-		return &Refusal{predicate, fmt.Sprintf("Predicate %s failed: %s", predicate, why)}
+		return &Refusal{Reason: predicate, Message: fmt.Sprintf("Predicate %s failed: %s", predicate, why)}
 	}
 	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); !ok || err != nil {
 		return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
@@ -39,27 +44,18 @@ func fitPlace(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal
 		return failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
 	}
 	for i := range node.Spec.Taints {
-		if t := &node.Spec.Taints[i]; t.Effect == corev1.TaintEffectNoExecute && !tolerates(pod, t) {
+		if t := &node.Spec.Taints[i]; t.Effect == corev1.TaintEffectNoExecute && !podspec.Tolerates(pod, t) {
 			return failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
 		}
 	}
 	return nil
 }
 
-func tolerates(pod *corev1.Pod, taint *corev1.Taint) bool {
-	for i := range pod.Spec.Tolerations {
-		if pod.Spec.Tolerations[i].ToleratesTaint(klog.Background(), taint, false) {
-			return true
-		}
-	}
-	return false
-}
-
-// fitResources compares requests with the node's allocatable resources. Extended resources that the node does not know are not
+// checkResources compares requests with the node's allocatable resources. Extended resources that the node does not know are not
 // checked.
-func fitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *Refusal {
+func checkResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *Refusal {
 	insufficient := func(name corev1.ResourceName, requested, used, capacity int64) *Refusal {
-		return &Refusal{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
+		return &Refusal{Reason: "OutOf" + string(name), Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
 	}
 	if n := allocatable.Pods().Value(); n > 0 && int64(len(others))+1 > n {
 		return insufficient(corev1.ResourcePods, 1, int64(len(others)), n)
@@ -103,12 +99,12 @@ func inOrder(l corev1.ResourceList) []corev1.ResourceName {
 
 // portsTaken says whether another pod already uses a host port of this pod.
 func portsTaken(pod *corev1.Pod, others []*corev1.Pod) bool {
-	mine := hostPorts(pod)
+	mine := podspec.HostPorts(pod)
 	if len(mine) == 0 {
 		return false
 	}
 	for _, o := range others {
-		for _, theirs := range hostPorts(o) {
+		for _, theirs := range podspec.HostPorts(o) {
 			for _, p := range mine {
 				if p.HostPort == theirs.HostPort && p.Protocol == theirs.Protocol && (p.HostIP == theirs.HostIP || anyAddress(p.HostIP) || anyAddress(theirs.HostIP)) {
 					return true
@@ -120,19 +116,3 @@ func portsTaken(pod *corev1.Pod, others []*corev1.Pod) bool {
 }
 
 func anyAddress(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
-
-// hostPorts returns the host ports of a pod's containers.
-func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {
-	var out []corev1.ContainerPort
-	for c := range podspec.Containers(pod) {
-		for _, p := range c.Ports {
-			if p.HostPort > 0 {
-				if p.Protocol == "" {
-					p.Protocol = corev1.ProtocolTCP
-				}
-				out = append(out, p)
-			}
-		}
-	}
-	return out
-}

@@ -1,10 +1,12 @@
-package pods
+package fit
 
 import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kontiki/kontiki/node/resources"
 )
 
 // TestRequestsBeyondAllBoundsDoNotFit: quantities have no bounds, and as plain numbers some of them, or their sums, are zero or negative.
@@ -16,10 +18,10 @@ func TestRequestsBeyondAllBoundsDoNotFit(t *testing.T) {
 				Requests: corev1.ResourceList{name: resource.MustParse(text)}, Limits: corev1.ResourceList{name: resource.MustParse(text)}}}
 			for _, containers := range [][]corev1.Container{{one}, {one, one}} {
 				pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: containers}}
-				if r := fitResources(pod, nil, has); r == nil || r.Reason != "OutOf"+string(name) {
+				if r := checkResources(pod, nil, has); r == nil || r.Reason != "OutOf"+string(name) {
 					t.Errorf("%d containers with %s of %s: %+v", len(containers), text, name, r)
 				}
-				if limits := podResources(pod); name == corev1.ResourceMemory && limits.MemoryLimit <= 0 || name == corev1.ResourceCPU && limits.CPUQuota <= minQuota {
+				if limits := resources.ForPod(pod); name == corev1.ResourceMemory && limits.MemoryLimit <= 0 || name == corev1.ResourceCPU && limits.CPUQuota <= resources.MinQuota {
 					t.Errorf("%d containers with %s of %s are limited to %+v", len(containers), text, name, limits)
 				}
 			}
