@@ -68,3 +68,19 @@ func (c *Cluster) storeInitialTokens(ctx context.Context) error {
 	}
 	return nil
 }
+
+// initialTokensStored waits until the initial tokens of a cluster that this master starts are valid: their files are there before, so hosts may
+// join with them at once.
+func (c *Cluster) initialTokensStored(ctx context.Context) error {
+	if self := c.memberNow(); !self.Bootstrap || self.Complete {
+		return nil
+	}
+	select {
+	case <-c.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the cluster is being started: %w", kv.ErrNoLeader)
+	case <-c.consensus.Life().Done():
+		return fmt.Errorf("this master stops: %w", kv.ErrNoLeader)
+	}
+}

@@ -465,3 +465,24 @@ func TestATokenTakesOverNoLivingWorker(t *testing.T) {
 		}
 	}
 }
+
+// TestInitialTokensWaitForTheStart: the files of the initial tokens are there before the cluster has stored them. Who joins meanwhile waits, and is
+// not told that the token is not known.
+func TestInitialTokensWaitForTheStart(t *testing.T) {
+	cfg := testConfig(t, "master-1")
+	cfg.Bootstrap = true
+	n := &node{t: t, cfg: cfg}
+	n.start()
+	t.Cleanup(n.stop)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	master, worker, err := initialTokensOf(n.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for role, token := range map[pki.Role]string{pki.RoleMaster: master, pki.RoleWorker: worker} {
+		if _, err := n.c.checkToken(ctx, token, role); err != nil {
+			t.Errorf("the token for a %s right after the start: %v", role, err)
+		}
+	}
+}

@@ -156,6 +156,9 @@ func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (k
 	if err := t.RequireRole(role); err != nil {
 		return nil, err
 	}
+	if err := c.initialTokensStored(ctx); err != nil {
+		return nil, err
+	}
 	view, err := c.Consistent(ctx)
 	if err != nil {
 		return nil, err

@@ -69,7 +69,7 @@ func together(t *testing.T) *cluster {
 		Probe: func(context.Context, *corev1.Node) error { return errors.New("no answer") },
 	}),
 		replicaset.NewReplicaSets(h.Client, recorder), replicaset.NewReplicationControllers(h.Client, recorder),
-		deployment.New(h.Client, recorder), endpoints.New(h.Client), namespace.New(h.Client), garbage.New(h.Client, recorder),
+		deployment.New(h.Client, recorder), endpoints.New(h.Client), namespace.New(h.Client, nil), garbage.New(h.Client, recorder),
 		serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) { return []byte("ca"), nil }), eventttl.New(eventttl.Config{Client: h.Client}))...)
 	c.kubelet = controllertest.StartKubelet(t, h.Client)
 	return c

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -26,6 +28,10 @@ type Config struct {
 	Keys func() (current string, keys map[string][]byte)
 	// Why writes why a pod is where it is, or does not run, with what the client may read; nil means that this is not served.
 	Why func(ctx context.Context, client kubernetes.Interface, namespace, pod string, out io.Writer) error
+	// Docs has the documents, Markdown files and pictures; nil means that none are served.
+	Docs fs.FS
+	// OIDC is the issuer at which users sign in by a redirect; nil means that they do not.
+	OIDC *OIDC
 	// Now is the time; nil means time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -36,6 +42,7 @@ type Dashboard struct {
 	Config
 	attempts *attempts
 	clients  *logline.Limited
+	issuer   *issuer // nil if there is none
 	files    *files
 	mux      *http.ServeMux
 }
@@ -53,11 +60,24 @@ func New(c Config) (*Dashboard, error) {
 		return nil, err
 	}
 	d := &Dashboard{Config: c, attempts: newAttempts(), clients: logline.NewLimited(c.Log), files: files, mux: http.NewServeMux()}
+	if c.OIDC != nil {
+		d.issuer = &issuer{OIDC: *c.OIDC}
+	}
+	d.mux.HandleFunc("GET "+oidcPath, d.redirect)
+	d.mux.HandleFunc("GET "+callbackPath, d.callback)
 	d.mux.HandleFunc("GET /ui/session/challenge", d.challenge)
 	d.mux.HandleFunc("POST /ui/session", d.signIn)
 	d.mux.HandleFunc("GET /ui/session", d.whoIs)
 	d.mux.HandleFunc("DELETE /ui/session", d.signOut)
 	d.mux.HandleFunc("GET /ui/why/{namespace}/{pod}", d.why)
+	d.mux.HandleFunc("POST /ui/port", d.openPort)
+	if c.Docs != nil {
+		documents, err := newDocuments(c.Docs)
+		if err != nil {
+			return nil, fmt.Errorf("the documents: %w", err)
+		}
+		d.mux.HandleFunc("GET "+documentsPath, documents.serve)
+	}
 	d.mux.HandleFunc("/ui/", d.files.serve)
 	d.mux.HandleFunc("/ui", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, Root+"/", http.StatusMovedPermanently)
@@ -79,6 +99,10 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The mux would redirect a path that is not clean, and a pod's name in the API's proxy may be followed by any path.
 	if strings.HasPrefix(r.URL.Path, apiPrefix) {
 		d.forward(w, r)
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, portPrefix) {
+		d.servePort(w, r)
 		return
 	}
 	d.mux.ServeHTTP(w, r)

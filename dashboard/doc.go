@@ -10,6 +10,8 @@
 //	DELETE /ui/session                   signs out
 //	GET    /ui/why/NAMESPACE/POD         the answer of `kontiki why`, as the user
 //	*      /ui/api/PATH                  the API's PATH, as the user
+//	POST   /ui/port                      an address for a port of a pod or service
+//	*      /ui/port/GRANT/PATH           what the port serves, for a frame of the page
 //
 // # How signing in works
 //
@@ -45,6 +47,22 @@
 // own is refused everywhere. So a link, a form, an image or a script of another site does nothing, and neither does a page that a pod serves
 // through the API's proxy: a browser that follows a link sends no such header. What the API answers below /ui/api/ has a Content-Security-Policy with
 // `sandbox`, so it is never a page of this origin.
+//
+// # Ports of pods
+//
+// The page can show what a port of a pod or a service serves, in a frame. What a pod serves is hostile: it must not act as the user, in the cluster or on
+// the page, and must not be taken for the page. The frame's address contains a grant: a sealed value (as the session's, for another use) with the
+// user's credential, one port, and a time at most an hour away. It is good for nothing but requests to that port, through the API's proxy as that user; so
+// authentication, rights and audit are those of any request, and revoking the credential or the right ends it. The pod learns its own frame's address,
+// and with it whoever it tells can reach the pod's own port meanwhile, and nothing else.
+//
+// Every answer has a Content-Security-Policy with `sandbox` and without allow-same-origin, as the frame has too: its origin is opaque. So
+// its scripts cannot read the page, cookies or storage, register a service worker, open windows or navigate the page, and what they send to /ui/ or
+// the API is of another origin, without the cookie (SameSite=Strict) and without the session's header. The cookie, which the browser sends along when the
+// page loads the frame, is removed, as is every credential, and none reaches the pod. Of the pod's answer only harmless headers pass: no cookies, which
+// the browser would keep for the masters' host, and could fix a session with; no demand for a password. WebSockets pass, with the headers of
+// their handshake alone. A browser that says (Sec-Fetch-Dest) that it loads such an address as a page of its own is refused, so what a pod serves is only
+// seen below the page's line that says whose it is; and so is a request for the page itself, so that no script of a pod counts as the page's own.
 //
 // # Bounds
 //

@@ -28,7 +28,7 @@ const (
 	// pagePolicy lets the page run its own files and talk to its own origin, and nothing else. The nonce is for the style elements that the terminal
 	// makes.
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-%s'; img-src 'self' data:; font-src 'self'; " +
-		"connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+		"connect-src 'self'; frame-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	// minCompressed is the size from which compression is worth it.
 	minCompressed = 1 << 10
 )
@@ -131,14 +131,18 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
-		found.write(w, r)
+		found.write(w, r, filePolicy)
 	}
 }
 
-func (f *file) write(w http.ResponseWriter, r *http.Request) {
+// filePolicy is for files that are no pages.
+const filePolicy = "default-src 'none'; frame-ancestors 'none'"
+
+// write writes the file, with a Content-Security-Policy.
+func (f *file) write(w http.ResponseWriter, r *http.Request, policy string) {
 	h := w.Header()
 	h.Set("Content-Type", f.kind)
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", policy)
 	body := f.plain
 	if f.gzipped != nil {
 		h.Set("Vary", "Accept-Encoding")

@@ -79,7 +79,11 @@ func (d *Dashboard) challenge(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusInternalServerError, "InternalError", err.Error())
 		return
 	}
-	answer(w, map[string]any{"challenge": sealed, "certificate": r.TLS != nil && len(r.TLS.PeerCertificates) > 0})
+	at := ""
+	if d.issuer != nil {
+		at = d.issuer.Issuer
+	}
+	answer(w, map[string]any{"challenge": sealed, "certificate": r.TLS != nil && len(r.TLS.PeerCertificates) > 0, "issuer": at})
 }
 
 func (d *Dashboard) signIn(w http.ResponseWriter, r *http.Request) {
@@ -103,18 +107,22 @@ func (d *Dashboard) signIn(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	if s.Secret, err = randomSecret(); err != nil {
-		problem(w, http.StatusInternalServerError, "InternalError", err.Error())
-		return
-	}
-	s.Began = d.Now().Unix()
-	s.Seen = s.Began
-	if err := d.keep(w, r, s); err != nil {
+	if err := d.begin(w, r, s); err != nil {
 		problem(w, http.StatusInternalServerError, "InternalError", err.Error())
 		return
 	}
 	d.Log.Info("a user signed in to the dashboard", "user", info.Username, "remote", r.RemoteAddr)
 	answer(w, described(s, info))
+}
+
+// begin makes a session whose credential was accepted the browser's.
+func (d *Dashboard) begin(w http.ResponseWriter, r *http.Request, s *session) (err error) {
+	if s.Secret, err = randomSecret(); err != nil {
+		return err
+	}
+	s.Began = d.Now().Unix()
+	s.Seen = s.Began
+	return d.keep(w, r, s)
 }
 
 func described(s *session, info *authenticationv1.UserInfo) who {

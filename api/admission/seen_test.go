@@ -161,10 +161,10 @@ func TestTheTable(t *testing.T) {
 	for _, s := range steps {
 		names = append(names, s.Name)
 	}
-	if !slices.Equal(names[:4], []string{"DeletionProtection", "ResourceClaims", "PolicyParameters", "FollowedConfiguration"}) { // they have no name of upstream's
-		t.Errorf("the first steps are %q", names[:4])
+	if !slices.Equal(names[:5], []string{"DeletionProtection", "ResourceClaims", "PolicyParameters", "FollowedConfiguration", "WakeAnnotation"}) { // they have no name of upstream's
+		t.Errorf("the first steps are %q", names[:5])
 	}
-	if names = names[4:]; names[0] != "NamespaceLifecycle" || names[1] != "LimitPodHardAntiAffinityTopology" || names[len(names)-1] != "ResourceQuota" || slices.Contains(names, "Priority") {
+	if names = names[5:]; names[0] != "NamespaceLifecycle" || names[1] != "LimitPodHardAntiAffinityTopology" || names[len(names)-1] != "ResourceQuota" || slices.Contains(names, "Priority") {
 		t.Errorf("the order is %q", names)
 	}
 	for _, c := range []struct {

@@ -80,6 +80,7 @@ func steps(c Config) []objects.Step {
 		resourceClaims(c.Authorizer),
 		policyParameters(c.Authorizer),
 		followedConfiguration(c.Authorizer),
+		wakeAnnotation(c.Authorizer),
 	}
 }
 

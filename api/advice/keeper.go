@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,38 +30,8 @@ const (
 	forgotten, forgottenIfFull = 7 * 24 * time.Hour, time.Hour
 )
 
-// Workload is what pods belong to: the Deployment of their ReplicaSet, the CronJob of their Job, their controller, or the pod itself.
-type Workload struct {
-	Namespace string `json:"namespace"`
-	Kind      string `json:"kind"`
-	Name      string `json:"name"`
-}
-
-// WorkloadOf returns what a pod belongs to.
-func WorkloadOf(v client.View, pod *corev1.Pod) Workload {
-	owner := metav1.GetControllerOfNoCopy(pod)
-	if owner == nil {
-		return Workload{pod.Namespace, "Pod", pod.Name}
-	}
-	var above *metav1.OwnerReference
-	switch owner.Kind {
-	case "ReplicaSet":
-		if rs, ok := client.Get[*appsv1.ReplicaSet](v, pod.Namespace, owner.Name); ok && rs.UID == owner.UID {
-			above = metav1.GetControllerOfNoCopy(rs)
-		}
-	case "Job":
-		if job, ok := client.Get[*batchv1.Job](v, pod.Namespace, owner.Name); ok && job.UID == owner.UID {
-			above = metav1.GetControllerOfNoCopy(job)
-		}
-	}
-	if above != nil {
-		owner = above
-	}
-	return Workload{pod.Namespace, owner.Kind, owner.Name}
-}
-
 type key struct {
-	Workload
+	usage.Workload
 	container string
 }
 
@@ -118,7 +86,7 @@ type watched struct {
 	revision   uint64
 	node, uid  string // as reported
 	owned      bool   // it runs, and is the API's pod on that node
-	workload   Workload
+	workload   usage.Workload
 	containers map[string]float64 // the processors that each requests
 }
 
@@ -166,7 +134,7 @@ func (k *Keeper) look(v client.View, node string, p *nodev1.PodUsage, now time.T
 	if !ok {
 		return nil
 	}
-	w := &watched{node: node, uid: p.Uid, owned: usage.Owns(pod, node, p) && pod.Status.Phase == corev1.PodRunning, workload: WorkloadOf(v, pod), containers: map[string]float64{}}
+	w := &watched{node: node, uid: p.Uid, owned: usage.Owns(pod, node, p) && pod.Status.Phase == corev1.PodRunning, workload: usage.WorkloadOf(v, pod), containers: map[string]float64{}}
 	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 		for i := range list {
 			if spec := containerOf(pod, list[i].Name); spec != nil {
@@ -203,7 +171,7 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 }
 
 // noteOutOfMemory notes which containers were killed since the last sample because they were out of memory.
-func (k *Keeper) noteOutOfMemory(of Workload, pod *corev1.Pod, now time.Time) {
+func (k *Keeper) noteOutOfMemory(of usage.Workload, pod *corev1.Pod, now time.Time) {
 	for i := range pod.Status.ContainerStatuses {
 		s := &pod.Status.ContainerStatuses[i]
 		ended := s.LastTerminationState.Terminated
@@ -251,7 +219,7 @@ type Amounts struct {
 
 // Item is the advice for a container of a workload.
 type Item struct {
-	Workload
+	usage.Workload
 	Container string `json:"container"`
 	// Pods is how many pods of the workload run; what they request is that of the newest.
 	Pods    int         `json:"pods"`
@@ -269,10 +237,10 @@ type List struct {
 // Advise returns the advice for the workloads that run in a namespace, "" for all, in the order of their names.
 func (k *Keeper) Advise(namespace string) *List {
 	v := k.Client.View()
-	newest, count := map[Workload]*corev1.Pod{}, map[Workload]int{}
+	newest, count := map[usage.Workload]*corev1.Pod{}, map[usage.Workload]int{}
 	client.Each(v, namespace, func(pod *corev1.Pod) bool {
 		if pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil {
-			w := WorkloadOf(v, pod)
+			w := usage.WorkloadOf(v, pod)
 			count[w]++
 			if have := newest[w]; have == nil || have.CreationTimestamp.Before(&pod.CreationTimestamp) {
 				newest[w] = pod
@@ -334,7 +302,7 @@ func (k *Keeper) Need(s *usage.Snapshot, pod *corev1.Pod, atLeast time.Duration)
 	if measured == nil {
 		return nil
 	}
-	w := WorkloadOf(k.Client.View(), pod)
+	w := usage.WorkloadOf(k.Client.View(), pod)
 	needs := map[string]advice.Need{}
 	k.mu.Lock()
 	defer k.mu.Unlock()

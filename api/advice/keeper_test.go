@@ -82,7 +82,7 @@ func TestAWorkloadsPodsAreOneItem(t *testing.T) {
 		t.Fatalf("%+v", l)
 	}
 	i := l.Items[0]
-	if i.Workload != (Workload{"default", "Deployment", "web"}) || i.Container != "c" || i.Pods != 2 || i.Samples != 120 || i.CPU.Request.String() != "1" || i.Memory.Request.String() != "1Gi" || i.CPU.Limit != nil {
+	if i.Workload != (usage.Workload{Namespace: "default", Kind: "Deployment", Name: "web"}) || i.Container != "c" || i.Pods != 2 || i.Samples != 120 || i.CPU.Request.String() != "1" || i.Memory.Request.String() != "1Gi" || i.CPU.Limit != nil {
 		t.Errorf("%+v", i)
 	}
 	if m := i.CPU.Target.MilliValue(); m < 230 || m > 260 {
@@ -126,7 +126,7 @@ func TestTheKeeperIsBounded(t *testing.T) {
 	c := newCluster(t)
 	now := time.Now()
 	of := func(i int) key {
-		return key{Workload{"default", "Pod", string(rune('a'+i%26)) + time.Duration(i).String()}, "c"}
+		return key{usage.Workload{Namespace: "default", Kind: "Pod", Name: string(rune('a'+i%26)) + time.Duration(i).String()}, "c"}
 	}
 	for i := range mostTracked + 100 {
 		c.k.add(of(i), now, 1, 1, 1)
@@ -143,7 +143,7 @@ func TestTheKeeperIsBounded(t *testing.T) {
 		t.Errorf("%d are known after nine days", len(c.k.known))
 	}
 	var none client.Object = c.pods[0]
-	if w := WorkloadOf(c.Client.View(), none.(*corev1.Pod)); w.Kind != "Deployment" {
+	if w := usage.WorkloadOf(c.Client.View(), none.(*corev1.Pod)); w.Kind != "Deployment" {
 		t.Errorf("%+v", w)
 	}
 }

@@ -36,6 +36,7 @@ import (
 	extension "github.com/kontiki/kontiki/api/extension/admission"
 	"github.com/kontiki/kontiki/api/extension/admission/manifests"
 	"github.com/kontiki/kontiki/api/extension/aggregation"
+	"github.com/kontiki/kontiki/api/extension/conversion"
 	"github.com/kontiki/kontiki/api/extension/definitions"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/journal"
@@ -48,6 +49,7 @@ import (
 	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/api/seal"
 	"github.com/kontiki/kontiki/api/usage"
+	"github.com/kontiki/kontiki/api/usage/history"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/timeline"
 	"github.com/kontiki/kontiki/internal/tracing"
@@ -104,7 +106,9 @@ type Config struct {
 	Usage *usage.Directory
 	// Journal is this master's journal, which the caller runs; nil means that none is kept.
 	Journal *journal.Journal
-	Ready   func(context.Context) error
+	// UsageHistory is what was used in the last day, which the caller runs; nil means that it is not recorded.
+	UsageHistory *history.Keeper
+	Ready        func(context.Context) error
 	// Checks are further checks of readiness, which get the API's object service.
 	Checks  []Check
 	Version version.Info
@@ -137,6 +141,8 @@ type API struct {
 
 	// Aggregated are the group versions that extension API servers serve.
 	Aggregated *aggregation.Services
+	// Conversions counts the calls of conversion webhooks.
+	Conversions *conversion.Metrics
 
 	definitions *definitions.Definitions
 	manifests   *manifests.Manifests
@@ -153,13 +159,13 @@ func New(c Config) (*API, error) {
 		seconds := int64(admission.DefaultTolerationSeconds)
 		c.TolerationSeconds = &seconds
 	}
-	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(builtin.Kinds()), Authorizer: c.Authorizer}
+	a := &API{Conversions: conversion.NewMetrics(), Sealer: sealer, Catalog: registry.NewCatalog(builtin.Kinds()), Authorizer: c.Authorizer}
 	decode := func(kind *registry.Kind, v *kv.Version) (registry.Object, error) { return a.Objects.Decode(kind, v) }
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
 	reach := &agents.Agents{}
-	a.definitions = definitions.New(definitions.Config{Store: c.Store, Catalog: a.Catalog, Decode: decode, Convert: converters(reach, c.LocalWebhooks), Log: c.Log})
+	a.definitions = definitions.New(definitions.Config{Store: c.Store, Catalog: a.Catalog, Decode: decode, Convert: converters(reach, c.LocalWebhooks, a.Conversions), Log: c.Log})
 	apiServices, _ := a.Catalog.Table().ByGroupResource(apiregistrationv1.GroupName, "apiservices")
 	a.Aggregated = aggregation.New(aggregation.Config{Store: c.Store, Decode: decode, Kind: apiServices, Pods: reach, Certificate: frontProxy(c.FrontProxy), Log: c.Log})
 	store := &settling{c.Store, a.definitions}
@@ -227,12 +233,12 @@ func New(c Config) (*API, error) {
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
 		Agents: reach, Aggregated: a.Aggregated, Metrics: c.Metrics, Tracer: c.Tracer, Timeline: c.Timelines, Advice: c.Advice, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
-		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp, Journal: c.Journal,
+		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra, CatchUp: store.catchUp, Journal: c.Journal, UsageHistory: c.UsageHistory,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
-		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster, Metrics: c.Metrics, Tracer: c.Tracer,
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Aggregated: a.Aggregated, Cluster: c.Cluster, Metrics: c.Metrics, Tracer: c.Tracer,
 		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: ready(c.Ready, checks), Log: c.Log, CatchUp: store.catchUp,
 	})
 	return a, nil

@@ -56,13 +56,13 @@ func (s *settling) catchUp(ctx context.Context) {
 }
 
 // converters returns a function that returns how the objects of a definition are converted.
-func converters(pods webhook.Pods, local bool) func(*apiextensionsv1.CustomResourceDefinition) (custom.Converter, error) {
+func converters(pods webhook.Pods, local bool, metrics *conversion.Metrics) func(*apiextensionsv1.CustomResourceDefinition) (custom.Converter, error) {
 	return func(crd *apiextensionsv1.CustomResourceDefinition) (custom.Converter, error) {
 		switch c := crd.Spec.Conversion; {
 		case c == nil || c.Strategy == apiextensionsv1.NoneConverter:
 			return custom.None{}, nil
 		case c.Strategy == apiextensionsv1.WebhookConverter:
-			return conversion.Of(crd, pods, local)
+			return conversion.Of(crd, pods, local, metrics)
 		default:
 			return nil, fmt.Errorf("the conversion strategy %s of %s is not supported", c.Strategy, crd.Name)
 		}

@@ -117,7 +117,7 @@ func TestTheExampleOfTheDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, example, _ := strings.Cut(string(page), "```yaml\n")
+	_, example, _ := strings.Cut(string(page), "```yaml file=audit.yaml\n")
 	example, _, ok := strings.Cut(example, "```")
 	if !ok {
 		t.Fatal("there is no example")

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/bits"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -15,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/api/objects"
@@ -263,28 +264,32 @@ func (j *Journal) entry(from *objects.Service, kind *registry.Kind, e *kv.Event,
 	if batch, ok := kind.Codec.(registry.Batch); ok && (batch.Apart(e.Previous.Value, kind.GVK()) || batch.Apart(e.Current.Value, kind.GVK())) {
 		return entry, true, nil // to convert it would call a webhook
 	}
-	was, err := document(from, kind, e.Previous)
+	was, err := from.Decode(kind, e.Previous)
 	if err != nil {
 		return entry, false, err
 	}
-	is, err := document(from, kind, e.Current)
+	is, err := from.Decode(kind, e.Current)
 	if err != nil {
 		return entry, false, err
 	}
-	entry.Fields, entry.More = changedPaths(was, is)
+	if entry.Fields, entry.More, err = changed(was, is); err != nil {
+		return entry, false, err
+	}
 	return entry, len(entry.Fields) > 0 && !j.repeats(&entry, now), nil
 }
 
-// document returns an object as its JSON's maps and lists. They may be shared: read-only.
-func document(from *objects.Service, kind *registry.Kind, v *kv.Version) (map[string]any, error) {
-	obj, err := from.Decode(kind, v)
-	if err != nil {
-		return nil, err
+// changed returns the paths of what differs between two objects of a kind, sorted, and whether there are more than MaxFields.
+func changed(was, is registry.Object) (found []string, more bool, err error) {
+	before, custom := was.(*unstructured.Unstructured)
+	after, both := is.(*unstructured.Unstructured)
+	if custom && both {
+		found, more = changedPaths(before.Object, after.Object)
+		return found, more, nil
 	}
-	if custom, ok := obj.(*unstructured.Unstructured); ok {
-		return custom.Object, nil
+	if reflect.TypeOf(was) != reflect.TypeOf(is) {
+		return nil, false, fmt.Errorf("an object was a %T and is a %T", was, is)
 	}
-	return runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	return changedFields(was, is)
 }
 
 // writtenBy notes the manager that made a write, and the time that it says. before has the entries before the write.

@@ -70,7 +70,12 @@ func TestAnEarlierSessionsReportsAreNotStored(t *testing.T) {
 // TestADeletedNodeLeavesNoFence.
 func TestADeletedNodeLeavesNoFence(t *testing.T) {
 	h := harness.New(t)
-	count := func() int { return h.Store.View().Count("", "") }
+	// Events about the node stay for their hour.
+	count := func() int {
+		events := 0
+		client.Each(h.Client.View(), "", func(*corev1.Event) bool { events++; return true })
+		return h.Store.View().Count("", "") - events
+	}
 	before := count()
 	r := reporting(t, h)
 	r.report(&nodev1.StatusBatch{NodeStatus: encode(t, r.node())})

@@ -386,6 +386,16 @@ func TestASessionOfANodeThatCountsAsLostEnds(t *testing.T) {
 	if stored.Status.Conditions[0].Status != corev1.ConditionTrue {
 		t.Errorf("conditions %+v", stored.Status.Conditions)
 	}
+	told := 0
+	client.Each(h.Client.View(), metav1.NamespaceDefault, func(e *corev1.Event) bool {
+		if e.Reason == "NodeReady" && e.InvolvedObject.Name == "w1" && e.Source == (corev1.EventSource{Component: "kubelet", Host: "w1"}) && e.Message == "Node w1 status is now: NodeReady" {
+			told++
+		}
+		return true
+	})
+	if told != 2 {
+		t.Errorf("%d events say that the node is ready, want one when it came and one when it was back", told)
+	}
 }
 
 // TestOnlyTheWorkerMovesWhatConditionsHaveObserved: after a change of the pod's spec the scheduler's condition holds for the new

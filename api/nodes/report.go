@@ -41,19 +41,20 @@ func (s *Server) register(ctx context.Context, name string, data []byte, lease t
 	if len(refused) > 0 {
 		s.Log.Warn("a worker may not set these labels on its node; an administrator may", "node", name, "labels", refused)
 	}
-	return retry.OnError(retry.DefaultRetry, again, func() error {
+	var stored, node *corev1.Node
+	err = retry.OnError(retry.DefaultRetry, again, func() error {
 		view, err := s.Client.Consistent(ctx)
 		if err != nil {
 			return err
 		}
-		stored, ok := client.Get[*corev1.Node](view, "", name)
-		if !ok {
-			node := ownNode(reported)
+		ok := false
+		if stored, ok = client.Get[*corev1.Node](view, "", name); !ok {
+			node = ownNode(reported)
 			markLease(node, lease)
-			_, err := client.Create(ctx, s.Client, node)
+			node, err = client.Create(ctx, s.Client, node)
 			return err
 		}
-		node := stored.DeepCopy()
+		node = stored.DeepCopy()
 		if node.Labels == nil {
 			node.Labels = map[string]string{}
 		}
@@ -67,9 +68,13 @@ func (s *Server) register(ctx context.Context, name string, data []byte, lease t
 			return err
 		}
 		node.Status = mergeNodeStatus(node.Status, reported.Status)
-		_, err = client.UpdateStatus(ctx, s.Client, node)
+		node, err = client.UpdateStatus(ctx, s.Client, node)
 		return err
 	})
+	if err == nil {
+		s.tellOfNode(ctx, stored, node)
+	}
+	return err
 }
 
 // again says whether an error of a write may be resolved by another attempt.
@@ -205,16 +210,21 @@ func (s *session) reportNode(ctx context.Context, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return retry.OnError(retry.DefaultRetry, again, func() error {
-		stored, ok := client.Get[*corev1.Node](s.Client.View(), "", s.node)
-		if !ok {
+	var stored, node *corev1.Node
+	err = retry.OnError(retry.DefaultRetry, again, func() error {
+		ok := false
+		if stored, ok = client.Get[*corev1.Node](s.Client.View(), "", s.node); !ok {
 			return apierrors.NewNotFound(corev1.Resource("nodes"), s.node)
 		}
-		node := stored.DeepCopy()
+		node = stored.DeepCopy()
 		node.Status = mergeNodeStatus(node.Status, reported.Status)
-		_, err := client.UpdateStatus(ctx, s.writes, node)
+		node, err = client.UpdateStatus(ctx, s.writes, node)
 		return err
 	})
+	if err == nil {
+		s.tellOfNode(ctx, stored, node)
+	}
+	return err
 }
 
 // reportPod stores a pod's status, and removes a pod that is being deleted when the worker no longer has it.

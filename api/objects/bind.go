@@ -7,6 +7,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	podutil "k8s.io/kubernetes/pkg/api/pod"
@@ -32,7 +36,7 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 		return err
 	}
 	binding = admitted.Object.(*corev1.Binding)
-	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, unwatched: true, admitted: true, change: func(old registry.Object) (registry.Object, error) {
+	_, _, err := s.modify(ctx, r, modification{strategy: bindingStrategy(binding), unwatched: true, admitted: true, change: func(old registry.Object) (registry.Object, error) {
 		pod := old.(*corev1.Pod).DeepCopy()
 		if binding.UID != "" && binding.UID != pod.UID {
 			return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
@@ -64,6 +68,18 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 		return pod, nil
 	}})
 	return err
+}
+
+// bindingStrategy validates what a binding brings to its pod, and not again the rest, which was validated when it was stored.
+func bindingStrategy(binding *corev1.Binding) *registry.Strategy {
+	return &registry.Strategy{ValidateWhole: true, ValidateUpdate: func(_ context.Context, obj, _ runtime.Object) field.ErrorList {
+		metadata := field.NewPath("metadata")
+		errs := metavalidation.ValidateLabels(binding.Labels, metadata.Child("labels"))
+		if len(binding.Annotations) > 0 { // their size is limited together with the pod's own
+			errs = append(errs, apivalidation.ValidateAnnotations(obj.(metav1.Object).GetAnnotations(), metadata.Child("annotations"))...)
+		}
+		return errs
+	}}
 }
 
 func setLabels(pod *corev1.Pod, labels map[string]string) {

@@ -286,6 +286,22 @@ func (s *Service) Written(kind *registry.Kind, obj registry.Object) (*kv.Version
 	return v, true
 }
 
+// keepJSON keeps the JSON of a version that a write has returned as obj, if it can be had of the stored bytes: the client, watchers and readers
+// get it, and none of them decodes what has just been encoded. Kinds whose schema has changed meanwhile have forms of their own.
+func (s *Service) keepJSON(kind *registry.Kind, obj registry.Object) {
+	fresh, ok := kind.Codec.(registry.Fresh)
+	if !ok || kind.Sealed {
+		return
+	}
+	v, ok := s.Written(kind, obj)
+	if !ok || v.Has(slot(kind, formJSON)) {
+		return
+	}
+	if encoded, ok := fresh.FreshJSON(v.Value, kind.GVK(), FormatRevision(v.ModRevision)); ok {
+		_, _ = v.Form(slot(kind, formJSON), func(*kv.Version) (any, int, error) { return encoded, len(encoded), nil })
+	}
+}
+
 // FormatRevision formats a revision as a resourceVersion.
 func FormatRevision(revision uint64) string { return strconv.FormatUint(revision, 10) }
 

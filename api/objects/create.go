@@ -279,6 +279,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		return nil, joinedFailure(result.Failed, len(ops), joined)
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
+	s.keepJSON(r.Kind, obj)
 	if pod, ok := obj.(*corev1.Pod); ok && s.timeline != nil {
 		s.noteCreated(pod, began, proposed)
 	}

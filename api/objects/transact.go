@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -20,6 +21,14 @@ import (
 
 // MaxTransactionOperations limits the operations of a transaction; kv.MaxCommandBytes limits its size.
 const MaxTransactionOperations = 1000
+
+// DefinedHere explains why a kind is not known to a transaction that writes definitions of custom resources, and what to do.
+const DefinedHere = ": a definition of custom resources is served when the transaction that stores it has been applied; create the definition before, in a transaction of its own"
+
+// Defines says whether objects of a kind define custom resources.
+func Defines(gvk schema.GroupVersionKind) bool {
+	return gvk.Group == "apiextensions.k8s.io" && gvk.Kind == "CustomResourceDefinition"
+}
 
 // Verb is the kind of an operation in a transaction.
 type Verb string

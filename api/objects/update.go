@@ -256,8 +256,11 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if err != nil {
 		return nil, nil, apierrors.NewInternalError(err)
 	}
-	// A strategy may move parts of the old object to the new one: both must belong to this write.
-	oldInternal, err := r.Kind.ToInternal(old.DeepCopyObject())
+	own := runtime.Object(old)
+	if strategy.PrepareUpdate != nil || !strategy.ValidateWhole {
+		own = old.DeepCopyObject() // a strategy may move parts of the old object to the new one: both must belong to this write
+	}
+	oldInternal, err := r.Kind.ToInternal(own)
 	if err != nil {
 		return nil, nil, apierrors.NewInternalError(err)
 	}
@@ -384,6 +387,7 @@ func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *
 		return nil, joinedFailure(result.Failed, len(ops), joined)
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
+	s.keepJSON(r.Kind, obj)
 	return obj, nil
 }
 

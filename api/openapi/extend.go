@@ -1,11 +1,15 @@
 package openapi
 
 import (
+	"cmp"
 	"crypto/sha512"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
+
+	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
@@ -106,22 +110,53 @@ func extended(base []byte, kinds []*registry.Kind) ([]byte, error) {
 	return Pack(text)
 }
 
+// The documents of version 2 describe everything at once, and making them takes a multiple of their size. So they have less of what is too much:
+// of each definition the first versions that fit, and further definitions until the documents are full. Those of version 3 have all.
+const (
+	maxDefinitionV2 = 8 << 20
+	maxCustomV2     = 64 << 20
+)
+
+// addedV2 returns what custom kinds add to the documents of version 2; the same on whichever master.
+func addedV2(custom map[string][]*registry.Kind) (*part, error) {
+	kinds := slices.Concat(slices.Collect(maps.Values(custom))...)
+	slices.SortFunc(kinds, func(a, b *registry.Kind) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource), version.CompareKubeAwareVersionStrings(b.Version, a.Version))
+	})
+	all := &part{paths: map[string]json.RawMessage{}, schemas: Schemas{}}
+	total, sizes := 0, map[*registry.Life]int{} // a definition that is full has the most
+	for _, kind := range kinds {
+		if sizes[kind.Life] > maxDefinitionV2 || total > maxCustomV2 {
+			continue
+		}
+		p, err := partOf(kind, true)
+		if err != nil {
+			return nil, err
+		}
+		size := p.size()
+		if sizes[kind.Life] += size; sizes[kind.Life] > maxDefinitionV2 || total+size > maxCustomV2 {
+			continue
+		}
+		total += size
+		maps.Copy(all.paths, p.paths)
+		maps.Copy(all.schemas, p.schemas)
+	}
+	return all, nil
+}
+
+func (p *part) size() (size int) {
+	for _, text := range p.paths {
+		size += len(text)
+	}
+	for _, text := range p.schemas {
+		size += len(text)
+	}
+	return size
+}
+
 // extendV2 adds custom kinds to the documents of version 2.
 func (d *Documents) extendV2(custom map[string][]*registry.Kind) {
-	added := sync.OnceValues(func() (*part, error) {
-		all := &part{paths: map[string]json.RawMessage{}, schemas: Schemas{}}
-		for _, kinds := range custom {
-			for _, kind := range kinds {
-				p, err := partOf(kind, true)
-				if err != nil {
-					return nil, err
-				}
-				maps.Copy(all.paths, p.paths)
-				maps.Copy(all.schemas, p.schemas)
-			}
-		}
-		return all, nil
-	})
+	added := sync.OnceValues(func() (*part, error) { return addedV2(custom) })
 	baseJSON, baseProto := d.V2JSON, d.V2Proto
 	d.V2JSON = sync.OnceValues(func() ([]byte, error) {
 		packed, err := baseJSON()

@@ -34,7 +34,7 @@ type Codec interface {
 	Internal(obj runtime.Object, kind string) (runtime.Object, error)
 	External(internal runtime.Object, gvk schema.GroupVersionKind) (Object, error)
 	// Store returns the bytes to store for an object of the version that is stored, and Load the object of such bytes with its type
-	// set.
+	// set. Store may make the object what Load would return.
 	Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error)
 	Load(value []byte, gvk schema.GroupVersionKind) (Object, error)
 	// Meta returns only the metadata of stored bytes.
@@ -56,6 +56,13 @@ type Batch interface {
 	Apart(value []byte, gvk schema.GroupVersionKind) bool
 	// LoadAll is Load for many objects.
 	LoadAll(values [][]byte, gvk schema.GroupVersionKind) ([]Object, error)
+}
+
+// Fresh is implemented by codecs whose stored bytes are nearly what clients get.
+type Fresh interface {
+	// FreshJSON returns the JSON of bytes that Store of the same codec has returned, as an encoding of what Load returns would be. It returns
+	// false if that cannot be had without decoding them.
+	FreshJSON(value []byte, gvk schema.GroupVersionKind, resourceVersion string) ([]byte, bool)
 }
 
 // goTypes is implemented by codecs whose objects have a Go type of their own.

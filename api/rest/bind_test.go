@@ -2,9 +2,11 @@ package rest_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/test/harness"
@@ -51,5 +53,29 @@ func TestABindingsLabelsReachThePod(t *testing.T) {
 		if name == "bound" && (got.Annotations["a"] != "b" || len(got.Annotations) != 1) {
 			t.Errorf("annotations %v", got.Annotations)
 		}
+	}
+}
+
+// What a binding brings is validated like a change of the pod.
+func TestBadLabelsOfABindingAreRefused(t *testing.T) {
+	h := harness.New(t)
+	core := h.Clientset().CoreV1()
+	ctx := context.Background()
+	given := pod("p")
+	given.Annotations = map[string]string{"own": strings.Repeat("x", 200<<10)}
+	if _, err := core.Pods("default").Create(ctx, given, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for field, meta := range map[string]metav1.ObjectMeta{
+		"metadata.labels":      {Name: "p", Labels: map[string]string{"app": "not a label"}},
+		"metadata.annotations": {Name: "p", Annotations: map[string]string{"more": strings.Repeat("x", 100<<10)}},
+	} {
+		err := core.Pods("default").Bind(ctx, &corev1.Binding{ObjectMeta: meta, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}, metav1.CreateOptions{})
+		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if got, err := core.Pods("default").Get(ctx, "p", metav1.GetOptions{}); err != nil || got.Spec.NodeName != "" {
+		t.Errorf("the pod is on %q: %v", got.Spec.NodeName, err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -88,6 +90,8 @@ type merged struct {
 
 	discovery *discovery
 	openAPI   []byte // the index of OpenAPI v3
+	// v2JSON and v2Proto return the document of OpenAPI v2.
+	v2JSON, v2Proto func() ([]byte, error)
 }
 
 // mergedNow returns the present documents.
@@ -104,8 +108,10 @@ func (c *call) mergedNow() (*merged, error) {
 	if last := c.merged.Load(); last != nil && last.own == own && last.documents == documents && last.state == state {
 		return last, nil
 	}
-	m := &merged{own: own, documents: documents, state: state, discovery: own, openAPI: documents.Index}
+	m := &merged{own: own, documents: documents, state: state, discovery: own, openAPI: documents.Index, v2JSON: documents.V2JSON, v2Proto: documents.V2Proto}
 	if len(state.Services) > 0 {
+		c.Aggregated.Merged()
+		c.mergeV2(m)
 		if m.discovery, err = own.with(state); err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
@@ -117,7 +123,36 @@ func (c *call) mergedNow() (*merged, error) {
 	return m, nil
 }
 
-// with returns the documents with those of extension API servers. Those of their group versions they answer themselves.
+// mergeV2 adds what extension API servers say of their group versions to the document of OpenAPI v2, which is made when it is asked for.
+func (c *call) mergeV2(m *merged) {
+	var prefixes []string
+	var parts []*openapi.Part
+	for _, s := range m.state.Services {
+		prefixes = append(prefixes, "/apis/"+s.Group+"/"+s.Version)
+		if part := s.OpenAPIv2(); part != nil {
+			parts = append(parts, part)
+		}
+	}
+	log, services := c.Log, c.Aggregated
+	v2JSON, v2Proto := m.documents.Merged(prefixes, parts, func(prefix string, err error) {
+		log.Warn("what an extension API server says in OpenAPI v2 cannot be merged", "path", prefix, "error", err)
+	})
+	timed := func(document func() ([]byte, error)) func() ([]byte, error) {
+		return sync.OnceValues(func() ([]byte, error) {
+			began := time.Now()
+			defer func() { services.OpenAPIMerged(time.Since(began)) }()
+			return document()
+		})
+	}
+	m.v2JSON, m.v2Proto = timed(v2JSON), timed(v2Proto)
+}
+
+// ownPriority is the version priority of the masters' APIServices where upstream has none, as for metrics.k8s.io.
+const ownPriority = 100
+
+// with returns the documents with those of extension API servers. Those of their group versions they answer themselves. Their versions of a group come before
+// the masters' if they have at least the masters' priority: clients take the first version that they know, so what is put in the place of an
+// older version of metrics.k8s.io is asked, and not the masters by a newer one.
 func (d *discovery) with(state *aggregation.State) (*discovery, error) {
 	out := &discovery{documents: maps.Clone(d.documents), aggregated: maps.Clone(d.aggregated), groups: &metav1.APIGroupList{TypeMeta: d.groups.TypeMeta}}
 	for _, g := range d.groups.Groups {
@@ -128,11 +163,19 @@ func (d *discovery) with(state *aggregation.State) (*discovery, error) {
 		g.Versions = slices.Clone(g.Versions)
 		out.named = append(out.named, g)
 	}
+	before := map[string]int{} // how many versions of a group have been placed before the masters'
 	for _, s := range state.Services {
 		gv := groupVersion{group: s.Group, version: s.Version}
 		i := slices.IndexFunc(out.groups.Groups, func(g metav1.APIGroup) bool { return g.Name == s.Group })
 		if i < 0 || !slices.ContainsFunc(out.groups.Groups[i].Versions, func(v metav1.GroupVersionForDiscovery) bool { return v.Version == s.Version }) {
 			addVersion(out.groups, gv)
+		}
+		first := s.Spec.VersionPriority >= ownPriority
+		if i >= 0 && first {
+			versions := out.groups.Groups[i].Versions
+			j := slices.IndexFunc(versions, func(v metav1.GroupVersionForDiscovery) bool { return v.Version == s.Version })
+			toPlace(versions, j, before[s.Group])
+			out.groups.Groups[i].PreferredVersion = versions[0]
 		}
 		version := apidiscoveryv2.APIVersionDiscovery{Version: s.Version, Resources: s.Resources, Freshness: apidiscoveryv2.DiscoveryFreshnessStale}
 		if s.Available && s.Fresh {
@@ -144,13 +187,25 @@ func (d *discovery) with(state *aggregation.State) (*discovery, error) {
 			out.named = append(out.named, apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: s.Group}})
 		}
 		group := &out.named[i]
-		if j := slices.IndexFunc(group.Versions, func(v apidiscoveryv2.APIVersionDiscovery) bool { return v.Version == s.Version }); j >= 0 {
-			group.Versions[j] = version
-		} else {
+		j := slices.IndexFunc(group.Versions, func(v apidiscoveryv2.APIVersionDiscovery) bool { return v.Version == s.Version })
+		if j < 0 {
+			j = len(group.Versions)
 			group.Versions = append(group.Versions, version)
+		}
+		group.Versions[j] = version
+		if first {
+			toPlace(group.Versions, j, before[s.Group])
+			before[s.Group]++
 		}
 	}
 	return out, out.addGroups()
+}
+
+// toPlace moves an element of a slice forward to another index.
+func toPlace[T any](all []T, from, to int) {
+	moved := all[from]
+	copy(all[to+1:from+1], all[to:from])
+	all[to] = moved
 }
 
 // indexWith returns an index of OpenAPI v3 with the documents of extension API servers.

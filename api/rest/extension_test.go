@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,7 +26,9 @@ import (
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/extension/aggregation"
+	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/controller/controllertest"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -61,6 +65,8 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/openapi/v3":
 		fmt.Fprint(w, `{"paths":{"apis/g.example.com/v1":{"serverRelativeURL":"/openapi/v3/apis/g.example.com/v1?hash=ABC"}}}`)
+	case r.URL.Path == "/openapi/v2":
+		fmt.Fprint(w, `{"swagger":"2.0","info":{"title":"e","version":"1"},"paths":{"/apis/g.example.com/v1/things":{"get":{"responses":{"200":{"description":"things"}}}}}}`)
 	case r.URL.Path == "/openapi/v3/apis/g.example.com/v1":
 		fmt.Fprint(w, `{"openapi":"3.0.0"}`)
 	case len(parts) == 4:
@@ -89,6 +95,7 @@ func withExtension(t *testing.T) (*harness.Harness, *extension) {
 	}
 	h.REST.Aggregated = aggregation.New(aggregation.Config{Store: h.Store, Decode: h.Objects.Decode, Kind: kind, Pods: e,
 		Certificate: func() (*tls.Certificate, error) { return &e.server.TLS.Certificates[0], nil }, Log: slog.New(slog.DiscardHandler)})
+	h.RPC.Aggregated = h.REST.Aggregated
 	controllertest.Go(t, "aggregation", h.REST.Aggregated.Run)
 	return h, e
 }
@@ -188,6 +195,54 @@ func TestExtensionsServeGroupVersions(t *testing.T) {
 	})
 }
 
+// TestExtensionsComeBeforeTheMasters in a group that both serve, unless their priority is lower, in both forms of discovery: metrics-server has no version v1, and
+// kubectl top takes the first version that it knows.
+func TestExtensionsComeBeforeTheMasters(t *testing.T) {
+	h, _ := withExtension(t)
+	versions := func() (list, aggregated []string, preferred string) {
+		var group metav1.APIGroup
+		_, body := ask(t, h, "/apis/metrics.k8s.io", "application/json", "admin", admins)
+		if err := json.Unmarshal([]byte(body), &group); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range group.Versions {
+			list = append(list, v.Version)
+		}
+		var all apidiscoveryv2.APIGroupDiscoveryList
+		_, body = ask(t, h, "/apis", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", "admin", admins)
+		if err := json.Unmarshal([]byte(body), &all); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range all.Items {
+			for _, v := range g.Versions {
+				if g.Name == group.Name {
+					aggregated = append(aggregated, v.Version)
+				}
+			}
+		}
+		return list, aggregated, group.PreferredVersion.Version
+	}
+	await.That(t, "the masters' order", func() error { return ordered(versions, "v1", "v1beta1") })
+	extend(t, h, "metrics.k8s.io", "v1beta1", "ext")
+	awaitServed(t, h, "/apis/metrics.k8s.io/v1beta1/nodes")
+	await.That(t, "the masters' order beside a lower priority", func() error { return ordered(versions, "v1", "v1beta1") })
+	controllertest.Change(t, h.Client, "", "v1beta1.metrics.k8s.io", func(a *apiregistrationv1.APIService) { a.Spec.VersionPriority = 100 })
+	await.That(t, "the extension's version first", func() error { return ordered(versions, "v1beta1", "v1") })
+	if err := h.Client.Delete(t.Context(), &apiregistrationv1.APIService{ObjectMeta: metav1.ObjectMeta{Name: "v1beta1.metrics.k8s.io"}}); err != nil {
+		t.Fatal(err)
+	}
+	await.That(t, "the masters' order again", func() error { return ordered(versions, "v1", "v1beta1") })
+}
+
+// ordered returns why the versions of a group are not these, in this order.
+func ordered(versions func() (list, aggregated []string, preferred string), want ...string) error {
+	list, aggregated, preferred := versions()
+	if !slices.Equal(list, want) || !slices.Equal(aggregated, want) || preferred != want[0] {
+		return fmt.Errorf("%q and %q, preferred %s", list, aggregated, preferred)
+	}
+	return nil
+}
+
 // TestDiscoveryIsMerged, in both forms, with the index of OpenAPI v3; an extension API server that does not answer delays none of it, and is stale.
 func TestDiscoveryIsMerged(t *testing.T) {
 	h, _ := withExtension(t)
@@ -226,6 +281,7 @@ func TestDiscoveryIsMerged(t *testing.T) {
 		"/openapi/v3":                       `"apis/g.example.com/v1":{"serverRelativeURL":"/openapi/v3/apis/g.example.com/v1?hash=ABC"}`,
 		"/openapi/v3/apis/g.example.com/v1": `{"openapi":"3.0.0"}`,
 		"/openapi/v3/apis/apps/v1":          `io.k8s.api.apps.v1.Deployment`,
+		"/openapi/v2":                       `"/apis/g.example.com/v1/things":{"get":{"responses":{"200":{"description":"things"}}}}`,
 	} {
 		if code, body := ask(t, h, path, "application/json", "admin", admins); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %.2000s", path, code, body)
@@ -252,4 +308,26 @@ func TestDiscoveryIsMerged(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestTransactionsAndGRPCDoNotReachExtensions, and say so, also where an extension replaces a built-in group version.
+func TestTransactionsAndGRPCDoNotReachExtensions(t *testing.T) {
+	h, _ := withExtension(t)
+	extend(t, h, "g.example.com", "v1", "ext")
+	extend(t, h, "metrics.k8s.io", "v1beta1", "ext")
+	awaitServed(t, h, "/apis/g.example.com/v1/things/x")
+	awaitServed(t, h, "/apis/metrics.k8s.io/v1beta1/nodes")
+	for _, kind := range []*kontikiv1.Kind{{Group: "g.example.com", Version: "v1", Kind: "Thing"}, {Group: "metrics.k8s.io", Version: "v1beta1", Kind: "NodeMetrics"}} {
+		want := kind.Kind + ": " + h.REST.Aggregated.Now().Of(kind.Group, kind.Version).Unreachable()
+		_, err := kontikiv1.NewObjectsClient(h.GRPC("admin", admins)).Get(t.Context(), &kontikiv1.GetRequest{Reference: &kontikiv1.Reference{Kind: kind, Name: "x"}})
+		if grpcstatus.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s by gRPC: %v", kind.Kind, err)
+		}
+		body := fmt.Sprintf(`{"operations":[{"create":{"apiVersion":"%s/%s","kind":%q,"metadata":{"name":"x"}}}]}`, kind.Group, kind.Version, kind.Kind)
+		w := httptest.NewRecorder()
+		h.AsAdmin().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "https://kontiki"+rest.TransactionsPath, strings.NewReader(body)))
+		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s in a transaction: %d %s", kind.Kind, w.Code, w.Body)
+		}
+	}
 }

@@ -27,14 +27,14 @@ const (
 
 // serveOpenAPIv2 serves /openapi/v2.
 func (c *call) serveOpenAPIv2() {
-	documents, err := c.openapi.of(c.Objects.Kinds())
+	merged, err := c.mergedNow()
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	contentType, document := typeJSON, documents.V2JSON
+	contentType, document := typeJSON, merged.v2JSON
 	if accept := c.r.Header.Get("Accept"); strings.Contains(accept, typeOpenAPIv2) || strings.Contains(accept, askedTypeOpenAPIv2) {
-		contentType, document = typeOpenAPIv2, documents.V2Proto
+		contentType, document = typeOpenAPIv2, merged.v2Proto
 	}
 	packed, err := document()
 	if err != nil {

@@ -27,8 +27,10 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/openapi"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/usage/history"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
+	"github.com/kontiki/kontiki/internal/stack"
 	"github.com/kontiki/kontiki/internal/tracing"
 )
 
@@ -64,6 +66,8 @@ type Config struct {
 	Log     *slog.Logger
 	// Journal is this master's journal; nil if it keeps none.
 	Journal *journal.Journal
+	// UsageHistory is what was used in the last day; nil if it is not recorded.
+	UsageHistory *history.Keeper
 	// Extra serves further paths ("/metrics", "/kontiki/..."), behind authentication and authorization. One that ends in a slash
 	// stands for all paths that begin with it, any other for itself alone.
 	Extra map[string]http.Handler
@@ -130,6 +134,7 @@ type call struct {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	stack.Grow()
 	c := &call{Server: s, r: r, answer: answer{ResponseWriter: w}}
 	c.w = c.answer.writer()
 	c.measured.began = time.Now()
@@ -274,6 +279,12 @@ func (c *call) serveOther() {
 	}
 	if path == journal.Path {
 		if err := c.serveJournal(); err != nil {
+			c.fail(err)
+		}
+		return
+	}
+	if path == history.Path {
+		if err := c.serveUsage(); err != nil {
 			c.fail(err)
 		}
 		return

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -100,6 +101,19 @@ func (t *transaction) check() error {
 		return objects.Invalid(transactionKind, "", errs)
 	}
 	return nil
+}
+
+// defines says whether an operation writes a definition of custom resources.
+func (t *transaction) defines() bool {
+	return slices.ContainsFunc(t.Operations, func(op txOperation) bool {
+		for _, object := range []json.RawMessage{op.Create, op.Update, op.Apply} {
+			var head struct{ APIVersion, Kind string }
+			if object != nil && json.Unmarshal(object, &head) == nil && objects.Defines(schema.FromAPIVersionAndKind(head.APIVersion, head.Kind)) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // transactionKind is the kind of a transaction in errors.
@@ -319,13 +333,20 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("apiVersion: %v", err))
 	}
+	if service := t.Aggregated.Now().Of(gv.Group, gv.Version); service != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: %s: %s", ref.Kind, service.Unreachable()))
+	}
 	kind, ok := t.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
 	if !ok {
 		t.catchUp()
 		kind, ok = t.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
 	}
 	if !ok {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: no matches for kind %q in version %q", ref.Kind, ref.APIVersion))
+		text := fmt.Sprintf("kind: no matches for kind %q in version %q", ref.Kind, ref.APIVersion)
+		if t.transaction.defines() {
+			text += objects.DefinedHere
+		}
+		return nil, apierrors.NewBadRequest(text)
 	}
 	if !kind.Namespaced {
 		ref.Namespace = ""

@@ -41,13 +41,20 @@ func (s *objectsServer) begin(ctx context.Context, at string, kind *kontikiv1.Ki
 		return nil, Wrong(join(at, "kind"), "the group, version and kind of the object must be given, such as {apps v1 Deployment}")
 	}
 	gvk := schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind}
+	if service := s.Aggregated.Now().Of(kind.Group, kind.Version); service != nil {
+		return nil, Wrong(join(at, "kind"), "%s: %s", kind.Kind, service.Unreachable())
+	}
 	row, ok := s.Objects.Kinds().ByGVK(gvk)
 	if !ok && s.CatchUp != nil && callerOf(ctx).user != auth.Anonymous {
 		s.CatchUp(ctx)
 		row, ok = s.Objects.Kinds().ByGVK(gvk)
 	}
 	if !ok {
-		return nil, Wrong(join(at, "kind"), "no matches for kind %q in version %q", kind.Kind, schema.GroupVersion{Group: kind.Group, Version: kind.Version})
+		hint := ""
+		if ctx.Value(definesKey{}) != nil {
+			hint = objects.DefinedHere
+		}
+		return nil, Wrong(join(at, "kind"), "no matches for kind %q in version %q%s", kind.Kind, schema.GroupVersion{Group: kind.Group, Version: kind.Version}, hint)
 	}
 	o := &operation{objectsServer: s, ctx: ctx, at: at}
 	o.request = &objects.Request{User: callerOf(ctx).user, Kind: row, Subresource: subresource, Warn: func(text string) { o.warnings.Add(text) }}

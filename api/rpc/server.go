@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/extension/aggregation"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/measure"
 	"github.com/kontiki/kontiki/api/objects"
@@ -35,6 +36,8 @@ type Config struct {
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
 	Agents        *agents.Agents
+	// Aggregated are the group versions that extension API servers serve, which calls do not reach; nil for none.
+	Aggregated *aggregation.Services
 	// Cluster administers the cluster; if it is nil, these calls get UNIMPLEMENTED.
 	Cluster kontikiv1.ClusterServer
 	// CatchUp makes the table of kinds contain what every acknowledged write has added to it, if that is possible; nil if it never changes.

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/api/audit"
@@ -32,6 +34,9 @@ func (s *objectsServer) carryOut(ctx context.Context, in *kontikiv1.TransactRequ
 	record := audit.From(ctx)
 	if in.DryRun {
 		record.Annotate(audit.DryRunAnnotation, "true")
+	}
+	if slices.ContainsFunc(in.Operations, defines) {
+		ctx = context.WithValue(ctx, definesKey{}, true)
 	}
 	prepared := make([]*operation, len(in.Operations))
 	operations := make([]objects.TxOperation, len(in.Operations))
@@ -67,6 +72,14 @@ func (s *objectsServer) carryOut(ctx context.Context, in *kontikiv1.TransactRequ
 		out.Results[i] = one
 	}
 	return results, out, nil
+}
+
+// definesKey is in the context of transactions of which an operation writes a definition of custom resources.
+type definesKey struct{}
+
+func defines(in *kontikiv1.Operation) bool {
+	kind := cmp.Or(in.GetCreate().GetObject().GetKind(), in.GetUpdate().GetObject().GetKind(), in.GetApply().GetReference().GetKind())
+	return objects.Defines(schema.GroupVersionKind{Group: kind.GetGroup(), Version: kind.GetVersion(), Kind: kind.GetKind()})
 }
 
 // prepare decodes one operation, and checks that the caller may do it.

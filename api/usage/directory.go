@@ -232,11 +232,11 @@ func (s *Snapshot) Pod(pod *corev1.Pod) *nodev1.PodUsage {
 	if w == nil {
 		return nil
 	}
-	return w.pods[podKey{pod.Namespace, pod.Name, uidOnNode(pod)}]
+	return w.pods[podKey{pod.Namespace, pod.Name, UIDOnNode(pod)}]
 }
 
-// uidOnNode returns the UID that a pod has on its node: that of a static pod is in its mirror pod's annotation.
-func uidOnNode(pod *corev1.Pod) string {
+// UIDOnNode returns the UID that a pod has on its node: that of a static pod is in its mirror pod's annotation.
+func UIDOnNode(pod *corev1.Pod) string {
 	if uid := pod.Annotations[corev1.MirrorPodAnnotationKey]; uid != "" {
 		return uid
 	}
@@ -245,5 +245,5 @@ func uidOnNode(pod *corev1.Pod) string {
 
 // Owns says whether a reported pod is a pod of the API that is bound to a node.
 func Owns(pod *corev1.Pod, node string, p *nodev1.PodUsage) bool {
-	return pod.Spec.NodeName == node && uidOnNode(pod) == p.Uid
+	return pod.Spec.NodeName == node && UIDOnNode(pod) == p.Uid
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
@@ -41,6 +42,7 @@ import (
 	"github.com/kontiki/kontiki/node/proxy"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/containerd"
+	"github.com/kontiki/kontiki/node/selinux"
 	"github.com/kontiki/kontiki/node/server"
 	"github.com/kontiki/kontiki/node/share"
 	"github.com/kontiki/kontiki/node/shutdown"
@@ -74,6 +76,7 @@ type agentOptions struct {
 	swap                             string
 	tracing                          tracingOptions
 	runtimeHandlers                  map[string]string
+	selinux                          bool
 }
 
 // validate checks numbers, by a kubelet's rules.
@@ -136,6 +139,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the part of that, at its end, that critical pods have")
 	f.StringToStringVar(&o.shutdownByPriority, "shutdown-grace-period-by-pod-priority", nil, "instead of both, how long pods have to end from each priority on, lowest first: 0=60s,100000=20s,2000000000=10s")
 	o.tracing.flags(f)
+	f.BoolVar(&o.selinux, "selinux", false, "give containers and the files of their volumes SELinux labels; the host's kernel must have SELinux, and its policy labels for containers (the package container-selinux)")
 	f.StringToStringVar(&o.runtimeHandlers, "runtime-handlers", nil, "what RuntimeClasses can name besides runc, as NAME=TYPE or NAME=TYPE:PATH: the type of a containerd shim, such as runsc=io.containerd.runsc.v1, and its configuration or, for io.containerd.runc.v2, the program in runc's place, such as crun=io.containerd.runc.v2:/usr/bin/crun")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
@@ -309,15 +313,24 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return w, err // validated
 	}
+	var labels *selinux.Host
+	if o.selinux {
+		if labels, err = selinux.Open(); err != nil {
+			return w, fmt.Errorf("--selinux: %w", err)
+		}
+	}
 	w.runtime, err = containerd.New(ctx, containerd.Config{
-		Peers: peers, Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
+		SELinux: labels, Peers: peers, Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
 		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand}, Metrics: calls,
 		RegistryConfigDir: o.registries, Handlers: handlers,
 	})
 	if err != nil {
 		return w, fmt.Errorf("containerd: %w", err)
 	}
-	if w.proxy, err = proxy.New(proxy.Options{Metrics: rules, NodeName: place.name, Reserved: place.reserved(), Log: log}); err != nil {
+	if w.proxy, err = proxy.New(proxy.Options{Metrics: rules, NodeName: place.name, Reserved: place.reserved(), Log: log,
+		Wake: func(ctx context.Context, service types.NamespacedName) error {
+			return w.agent.WakeService(ctx, service)
+		}}); err != nil {
 		return w, err
 	}
 	w.dns = dns.NewLate(dns.Options{Metrics: questions, Assign: true, Log: log})

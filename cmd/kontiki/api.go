@@ -23,7 +23,7 @@ type apiOptions struct {
 	auditMaxAge, auditMaxBackups, auditMaxSize     int
 	maxInflight, maxMutatingInflight               int
 	requestTimeout                                 time.Duration
-	allowPrivileged, bootstrapTokens               bool
+	allowPrivileged, bootstrapTokens, profiling    bool
 	enableAdmission, disableAdmission              []string
 	admissionConfig, encryptionConfig              string
 
@@ -51,6 +51,7 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.encryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: the KMS v2 plugin that holds the key of Secrets; all masters need the plugin")
 	f.BoolVar(&o.bootstrapTokens, "enable-bootstrap-token-auth", false, "accept the tokens of Secrets of type bootstrap.kubernetes.io/token as credentials")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
+	f.BoolVar(&o.profiling, "profiling", true, "serve profiles at "+profilePath+", to those who may get that path")
 }
 
 // admission returns how the API admits writes.

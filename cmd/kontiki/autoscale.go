@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -64,9 +61,22 @@ func autoscalerSettings(o horizontal.Options, to map[string]string) {
 
 // autoscale returns the controller of horizontal pod autoscalers.
 func (m *master) autoscale(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
-	others := &elsewhere{master: m}
+	others := &renewed[elsewhere]{
+		connect: func() (*rest.Config, error) {
+			return m.loopback(autoscalerUser, "horizontal-pod-autoscaler", metricsTimeout)
+		},
+		build: newElsewhere,
+	}
 	return []*controller.Controller{horizontal.New(horizontal.Config{
-		Options: m.options.autoscaler, Observe: autoscalerMetrics.observe, Client: c, Recorder: recorder, Custom: others.customMetrics, External: others.externalMetrics,
+		Options: m.options.autoscaler, Observe: autoscalerMetrics.observe, Client: c, Recorder: recorder,
+		Custom: func() (custom_metrics.CustomMetricsClient, error) {
+			now, err := others.get()
+			return now.custom, err
+		},
+		External: func() (external_metrics.ExternalMetricsClient, error) {
+			now, err := others.get()
+			return now.external, err
+		},
 		PodMetrics: func(ctx context.Context, _ string, pods []*corev1.Pod) (out []*metricsv1.PodMetrics) {
 			used := m.usage.Now(ctx)
 			for _, pod := range pods {
@@ -82,63 +92,23 @@ func (m *master) autoscale(c *client.Client, recorder record.EventRecorder) []*c
 // autoscalerUser is as whom the autoscaler reads custom and external metrics, through this master's API.
 const autoscalerUser = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 
-// loopback returns how to reach this master's API as a user.
-func (m *master) loopback(user string) (*rest.Config, error) {
-	pair, err := m.cluster.Issuer().IssueClient(user, []string{"system:serviceaccounts", "system:serviceaccounts:kube-system"})
-	if err != nil {
-		return nil, err
-	}
-	return &rest.Config{
-		Host: "https://" + net.JoinHostPort(m.options.nodeIP, strconv.Itoa(m.options.apiPort)), Timeout: metricsTimeout, UserAgent: "kontiki/horizontal-pod-autoscaler",
-		TLSClientConfig: rest.TLSClientConfig{CAData: m.cluster.Identity().RootsPEM(), CertData: pair.CertPEM, KeyData: pair.KeyPEM},
-	}, nil
-}
+const metricsTimeout = 10 * time.Second
 
-const (
-	metricsTimeout = 10 * time.Second
-	// lookAgain is how often what is served, and the client's certificate, are looked at again.
-	lookAgain = time.Minute
-)
-
-// elsewhere reads custom and external metrics from whoever serves custom.metrics.k8s.io and external.metrics.k8s.io. It is safe for concurrent
-// use.
+// elsewhere are clients of whoever serves custom.metrics.k8s.io and external.metrics.k8s.io.
 type elsewhere struct {
-	master   *master
-	mu       sync.Mutex
-	made     time.Time
 	custom   custom_metrics.CustomMetricsClient
 	external external_metrics.ExternalMetricsClient
 }
 
-func (e *elsewhere) clients() (custom_metrics.CustomMetricsClient, external_metrics.ExternalMetricsClient, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.custom != nil && time.Since(e.made) < lookAgain {
-		return e.custom, e.external, nil
-	}
-	config, err := e.master.loopback(autoscalerUser)
-	if err != nil {
-		return nil, nil, err
-	}
+func newElsewhere(config *rest.Config) (elsewhere, error) {
 	discoverer, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
-		return nil, nil, err
+		return elsewhere{}, err
 	}
 	external, err := external_metrics.NewForConfig(config)
 	if err != nil {
-		return nil, nil, err
+		return elsewhere{}, err
 	}
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discoverer))
-	e.custom, e.external, e.made = custom_metrics.NewForConfig(config, mapper, custom_metrics.NewAvailableAPIsGetter(discoverer)), external, time.Now()
-	return e.custom, e.external, nil
-}
-
-func (e *elsewhere) customMetrics() (custom_metrics.CustomMetricsClient, error) {
-	custom, _, err := e.clients()
-	return custom, err
-}
-
-func (e *elsewhere) externalMetrics() (external_metrics.ExternalMetricsClient, error) {
-	_, external, err := e.clients()
-	return external, err
+	return elsewhere{custom: custom_metrics.NewForConfig(config, mapper, custom_metrics.NewAvailableAPIsGetter(discoverer)), external: external}, nil
 }

@@ -23,6 +23,7 @@ func (m *master) clusterAPI() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+admin.ClusterPath, m.serveStatus)
 	mux.HandleFunc("GET "+admin.ClusterPath+"/members", m.serveMembers)
+	mux.HandleFunc("GET "+admin.ClusterPath+"/flags", m.serveFlags)
 	mux.HandleFunc("DELETE "+admin.ClusterPath+"/members/{name}", m.removeMember)
 	mux.HandleFunc("POST "+admin.ClusterPath+"/transfer", m.transferLeadership)
 	mux.HandleFunc("GET "+admin.SnapshotPath, m.saveSnapshot)
@@ -77,6 +78,11 @@ func (m *master) serveStatus(w http.ResponseWriter, r *http.Request) {
 // serveMembers responds with all hosts, masters and workers, as gossip sees them.
 func (m *master) serveMembers(w http.ResponseWriter, _ *http.Request) {
 	answerJSON(w, http.StatusOK, map[string]any{"members": m.cluster.Members()})
+}
+
+// serveFlags responds with this master's flags.
+func (m *master) serveFlags(w http.ResponseWriter, _ *http.Request) {
+	answerJSON(w, http.StatusOK, admin.FlagsAnswer{Master: m.cluster.Name(), Flags: m.options.given})
 }
 
 func (m *master) removeMember(w http.ResponseWriter, r *http.Request) {

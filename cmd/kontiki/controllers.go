@@ -36,7 +36,6 @@ import (
 	"github.com/kontiki/kontiki/controller/job"
 	"github.com/kontiki/kontiki/controller/localpath"
 	"github.com/kontiki/kontiki/controller/migration"
-	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/persistentvolume"
 	"github.com/kontiki/kontiki/controller/quota"
@@ -93,7 +92,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "endpointslice-mirroring-controller", account: "endpointslicemirroring-controller", make: one(endpointslicemirroring.New)},
 		{name: "clusterrole-aggregation-controller", account: "clusterrole-aggregation-controller", make: silent(rbac.NewAggregation)},
 		{name: "garbage-collector-controller", account: "generic-garbage-collector", make: one(garbage.New)},
-		{name: "namespace-controller", account: "namespace-controller", make: silent(namespace.New)},
+		{name: "namespace-controller", account: "namespace-controller", make: silent(m.endNamespaces)},
 		{name: "serviceaccount-controller", account: "service-account-controller",
 			make: silent(func(c *client.Client) *controller.Controller { return serviceaccount.New(c, m.bundle) })},
 		{name: "certificatesigningrequest-approving-controller", account: "certificate-controller", make: silent(certificates.NewApprover)},
@@ -180,7 +179,7 @@ func (m *master) cleanTokens(c *client.Client, _ record.EventRecorder) []*contro
 
 // nodeLifecycle returns the options for the node controllers.
 func (o *serverOptions) nodeLifecycle() nodelifecycle.Config {
-	return nodelifecycle.Config{ConfirmPeriod: o.confirmPeriod, Evictions: &o.evictions}
+	return nodelifecycle.Config{ConfirmPeriod: o.confirmPeriod, SessionGrace: o.sessionGrace, Evictions: &o.evictions}
 }
 
 // control runs the controllers, each as the user and with the event source that it has in Kubernetes.

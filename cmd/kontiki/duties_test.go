@@ -13,7 +13,7 @@ import (
 // A controller that is implemented but never started is easily missed: events pile up, say, and nothing fails.
 func TestEveryControllerIsRun(t *testing.T) {
 	var imported []string
-	for _, source := range []string{"duties.go", "controllers.go", "autoscale.go", "advice.go"} {
+	for _, source := range []string{"duties.go", "controllers.go", "extensions.go", "autoscale.go", "advice.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), source, nil, parser.ImportsOnly)
 		if err != nil {
 			t.Fatal(err)

@@ -110,6 +110,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"default-toleration-seconds":            {"7", func(w wired) any { return w.tolerationSeconds }}, // TestTheDefaultTolerationIsThePods
 		"volume-lease":                          {"23s", func(w wired) any { return w.volumeLease }},
 		"node-confirm-period":                   {"11s", func(w wired) any { return w.nodes.ConfirmPeriod }},
+		"node-session-grace":                    {"33s", func(w wired) any { return w.nodes.SessionGrace }},
 		"node-eviction-rate":                    {"0.5", func(w wired) any { return w.nodes.Evictions.Rate }},
 		"secondary-node-eviction-rate":          {"0.25", func(w wired) any { return w.nodes.Evictions.SecondaryRate }},
 		"unhealthy-zone-threshold":              {"0.75", func(w wired) any { return w.nodes.Evictions.UnhealthyZone }},
@@ -152,6 +153,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"max-mutating-requests-inflight":        {"30", func(w wired) any { return w.api.maxMutatingInflight }},
 		"request-timeout":                       {"21s", func(w wired) any { return w.api.requestTimeout }},
 		"runtime-handlers":                      {"crun=io.containerd.runc.v2:/usr/bin/crun", func(w wired) any { return "crun=" + w.agent.runtimeHandlers["crun"] }},
+		"selinux":                               {"true", func(w wired) any { return w.agent.selinux }},
 		"seccomp-default":                       {"true", func(w wired) any { return w.agent.seccompDefault }},
 		"single-process-oom-kill":               {"true", func(w wired) any { return w.agent.singleOOMKill }},
 		"memory-swap-behavior":                  {"LimitedSwap", func(w wired) any { return w.agent.swap }},
@@ -204,9 +206,15 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"authentication-token-webhook-config-file": {"/etc/webhook", func(w wired) any { return w.authn.webhook.file }}, // TestTheAuthenticationFlags
 		"authentication-token-webhook-version":     {"v1", func(w wired) any { return w.authn.webhook.version }},
 		"authentication-token-webhook-cache-ttl":   {"7s", func(w wired) any { return w.authn.webhook.ttl }},
+		"profiling":                                {"false", func(w wired) any { return w.api.profiling }},
 		"allow-privileged":                         {"false", func(w wired) any { return w.api.allowPrivileged }},
 		"no-agent":                                 {"true", func(w wired) any { return w.noAgent }},
 		"dashboard":                                {"false", func(w wired) any { return w.dashboard }},
+		"dashboard-oidc-client-id":                 {"ui", func(w wired) any { return w.dashboardOIDC.clientID }},
+		"dashboard-oidc-issuer":                    {"https://issuer.example", func(w wired) any { return w.dashboardOIDC.issuer }},
+		"dashboard-oidc-client-secret-file":        {"/etc/secret", func(w wired) any { return w.dashboardOIDC.secretFile }},
+		"dashboard-oidc-ca-file":                   {"/etc/ca", func(w wired) any { return w.dashboardOIDC.caFile }}, // TestTheIssuerOfTheDashboard
+		"dashboard-oidc-scopes":                    {"email,groups", func(w wired) any { return strings.Join(w.dashboardOIDC.scopes, ",") }},
 		"containerd":                               {"/run/other.sock", func(w wired) any { return w.agent.containerd }},
 		"containerd-namespace":                     {"other", func(w wired) any { return w.agent.containerdNamespace }},
 		"cgroup-parent":                            {"other", func(w wired) any { return w.agent.cgroupParent }},

@@ -32,6 +32,9 @@ func generateCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return reference(documented(cmd.Root()), cmd.OutOrStdout())
 		},
+	}, &cobra.Command{
+		Use: "roles", Short: "Write the reference of default roles, docs/reference-roles.md, to the output", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return rolesReference(cmd.OutOrStdout()) },
 	})
 	return c
 }

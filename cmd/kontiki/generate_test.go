@@ -23,6 +23,26 @@ func TestTheReferenceIsThatOfTheCommands(t *testing.T) {
 	}
 }
 
+// TestTheReferenceIsThatOfTheRoles: docs/reference-roles.md is what `make generate` writes.
+func TestTheReferenceIsThatOfTheRoles(t *testing.T) {
+	var now bytes.Buffer
+	c := root()
+	c.SetArgs([]string{"generate", "roles"})
+	c.SetOut(&now)
+	if err := c.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile("../../docs/reference-roles.md")
+	if err != nil || now.String() != string(written) {
+		t.Errorf("docs/reference-roles.md is not that of the roles: run `make generate` (%v)", err)
+	}
+	for _, part := range []string{"### cluster-admin\n\nBound to the group `system:masters`.", "### kontiki:viewer\n", "### kube-system/extension-apiserver-authentication-reader"} {
+		if !strings.Contains(now.String(), part) {
+			t.Errorf("%q is missing", part)
+		}
+	}
+}
+
 func TestManualPages(t *testing.T) {
 	dir := t.TempDir()
 	c := root()

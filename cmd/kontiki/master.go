@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/api/statemetrics"
 	"github.com/kontiki/kontiki/api/timelines"
 	"github.com/kontiki/kontiki/api/usage"
+	usagehistory "github.com/kontiki/kontiki/api/usage/history"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -65,6 +66,8 @@ type master struct {
 	reader *client.Client
 	// usage is what the workers of all masters use.
 	usage *usage.Directory
+	// used is what they used in the last day.
+	used *usagehistory.Keeper
 	// timeline has what this master does to start pods, timelines what all hosts do.
 	timeline  *timeline.Recorder
 	timelines *timelines.Gatherer
@@ -91,16 +94,19 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	}
 	reports := usage.NewLocal()
 	m.usage = usage.NewDirectory(usage.Config{Local: reports, Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Log: log})
+	m.used = usagehistory.New(usagehistory.Config{
+		Usage: m.usage, Client: func() *client.Client { return m.reader }, Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Log: log.With("part", "usage"),
+	})
 	if m.journal, err = o.openJournal(log); err != nil {
 		return nil, err
 	}
-	clusterAPI, pprof := m.clusterAPI(), profiles()
+	clusterAPI, pprof := m.clusterAPI(), profiles(o.api.profiling)
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		FrontProxy: (&frontProxy{authority: func() *pki.Authority { return c.Identity().CA.FrontProxy() }}).Certificate, Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
-		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, Journal: m.journal, Metrics: apiMetrics,
+		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage, UsageHistory: m.used, Journal: m.journal, Metrics: apiMetrics,
 		Tracer: tracer, Timeline: m.timeline, Timelines: func(ctx context.Context, pod *corev1.Pod) any { return m.timelines.Of(ctx, pod) },
 		Advice: func(namespace string) any { return m.advice.Advise(namespace) },
 		Audit:  o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
@@ -145,6 +151,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
 	c.RegisterMasters(m.sessions.RegisterSessions)
 	c.RegisterMasters(reports.Register)
+	c.RegisterMasters(m.used.Register)
 	c.RegisterMasters(m.timelines.Register)
 	m.census = nodes.NewCensus(nodes.CensusConfig{Masters: c.MasterAddresses, Connect: c.Master, Log: log})
 	if err := m.useKeys(); err != nil {
@@ -199,6 +206,7 @@ func (m *master) run(ctx context.Context) error {
 	})
 	group.Go(func() error { return m.sessions.Run(running) })
 	group.Go(func() error { return m.advice.Run(running) })
+	group.Go(func() error { return m.used.Run(running) })
 	group.Go(func() error { return m.sessions.Balance(running, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {

@@ -63,7 +63,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	o := &serverOptions{
 		name: "master-1", nodeIP: "127.0.0.1", dataDir: filepath.Join(t.TempDir(), "server"), apiPort: freePort(t), apiBind: "127.0.0.1",
 		serviceCIDR: "10.96.0.0/16", podCIDR: "10.244.0.0/16", clusterDomain: "cluster.local", tolerationSeconds: 300, noAgent: true,
-		timings: cluster.Timings{Certificate: pki.DefaultTTL}, confirmPeriod: 5 * time.Second, evictions: nodelifecycle.DefaultEvictions,
+		timings: cluster.Timings{Certificate: pki.DefaultTTL}, confirmPeriod: 5 * time.Second, sessionGrace: time.Minute, evictions: nodelifecycle.DefaultEvictions,
 		signingDuration: certificates.DefaultDuration,
 		duties:          dutyList{"*"},
 	}

@@ -7,8 +7,11 @@ import (
 
 const profilePath = "/debug/pprof"
 
-// profiles serves Go's profiles, at the paths where Kubernetes' API server has them.
-func profiles() http.Handler {
+// profiles serves Go's profiles, at the paths where Kubernetes' API server has them; with --profiling=false, there are none.
+func profiles(served bool) http.Handler {
+	if !served {
+		return http.NotFoundHandler()
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET "+profilePath, http.RedirectHandler(profilePath+"/", http.StatusMovedPermanently))
 	mux.HandleFunc("GET "+profilePath+"/", pprof.Index)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kontiki/kontiki/api/journal"
 	"github.com/kontiki/kontiki/api/measure"
@@ -27,6 +28,7 @@ import (
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/horizontal"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/internal/gcpace"
 )
 
 // shutdownTime is how long running requests may take when a master stops.
@@ -44,6 +46,7 @@ type serverOptions struct {
 	clusterDomain, clusterDNS string
 	tolerationSeconds         int64
 	confirmPeriod             time.Duration
+	sessionGrace              time.Duration
 	volumeLease               time.Duration
 	evictions                 nodelifecycle.Evictions
 	autoscaler                horizontal.Options
@@ -54,6 +57,7 @@ type serverOptions struct {
 	bucket                    s3.Config
 	noAgent                   bool
 	dashboard                 bool
+	dashboardOIDC             dashboardOptions
 	journalSize               int
 	journalAge                time.Duration
 	dutyNames                 []string
@@ -65,6 +69,7 @@ type serverOptions struct {
 	api                       apiOptions
 	authn                     authnOptions
 	agent                     agentOptions
+	given                     map[string]string // all flags but the token, by name
 }
 
 func serverCommand() *cobra.Command { return serverCommandTo(runServer) }
@@ -81,6 +86,12 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 			if err := loadConfig(cmd, o.configFile); err != nil {
 				return err
 			}
+			o.given = map[string]string{}
+			cmd.Flags().VisitAll(func(f *pflag.Flag) {
+				if f.Name != "token" && f.Name != "help" {
+					o.given[f.Name] = f.Value.String()
+				}
+			})
 			return run(cmd.Context(), &o)
 		},
 	}
@@ -107,6 +118,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	o.advice.flags(f)
 	f.DurationVar(&o.volumeLease, "volume-lease", 10*time.Second, "how long after its last contact with the masters a worker stops the pods that use volumes for one node at a time, so that these can be used elsewhere; 0 for never")
 	f.DurationVar(&o.confirmPeriod, "node-confirm-period", 5*time.Second, "how long a worker without a session must fail to answer probes before its node counts as lost")
+	f.DurationVar(&o.sessionGrace, "node-session-grace", time.Minute, "how long a worker may have no session although it answers probes before its node counts as lost")
 	f.Float64Var(&o.evictions.Rate, "node-eviction-rate", o.evictions.Rate, "how many failed nodes of a healthy zone are emptied per second")
 	f.Float64Var(&o.evictions.SecondaryRate, "secondary-node-eviction-rate", o.evictions.SecondaryRate, "the same for an unhealthy zone; 0 if it is not larger than --large-cluster-size-threshold")
 	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three of them, that must be not ready for the zone to be unhealthy")
@@ -132,6 +144,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.IntVar(&o.journalSize, "journal-size", journal.DefaultBytes>>20, "how many megabytes of this master's disk the journal of changes and events may take; 0 keeps none")
 	f.DurationVar(&o.journalAge, "journal-age", journal.DefaultAge, "for how long the journal is kept")
 	f.BoolVar(&o.dashboard, "dashboard", true, "serve the dashboard at /ui on the API port")
+	o.dashboardOIDC.flags(f)
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
 	o.authn.flags(f)
@@ -175,6 +188,8 @@ func (o *serverOptions) checkFailures() error {
 		return fmt.Errorf("--default-toleration-seconds: %d is negative", o.tolerationSeconds)
 	case o.volumeLease != 0 && (o.volumeLease < 5*time.Second || o.volumeLease > time.Hour):
 		return fmt.Errorf("--volume-lease: %s is not 0 (no fencing) and not between 5 seconds, which an election may take, and an hour", o.volumeLease)
+	case o.sessionGrace < 10*time.Second:
+		return fmt.Errorf("--node-session-grace: %s is shorter than ten seconds, in which a worker may change masters", o.sessionGrace)
 	case o.confirmPeriod < time.Second:
 		return fmt.Errorf("--node-confirm-period: %s is shorter than a second, in which a healthy agent may start again", o.confirmPeriod)
 	case o.evictions.Rate < 0 || o.evictions.SecondaryRate < 0:
@@ -199,6 +214,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"disable-admission-plugins":    strings.Join(o.api.disableAdmission, ","),
 			"default-toleration-seconds":   fmt.Sprint(o.tolerationSeconds),
 			"node-confirm-period":          o.confirmPeriod.String(),
+			"node-session-grace":           o.sessionGrace.String(),
 			"volume-lease":                 o.volumeLease.String(),
 			"node-eviction-rate":           fmt.Sprint(o.evictions.Rate),
 			"secondary-node-eviction-rate": fmt.Sprint(o.evictions.SecondaryRate),
@@ -329,8 +345,11 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err != nil {
 		return errors.Join(err, c.Close())
 	}
-	if err := prometheus.Register(measure.Stored{View: c.View, Catalog: m.api.Catalog}); err != nil {
-		return errors.Join(err, c.Close())
+	for _, metrics := range []prometheus.Collector{measure.Stored{View: c.View, Catalog: m.api.Catalog}, m.api.Conversions, m.api.Aggregated.Metrics()} {
+		if err := prometheus.Register(metrics); err != nil {
+			return errors.Join(err, c.Close())
+		}
 	}
+	go gcpace.Run(ctx)
 	return m.run(ctx)
 }

@@ -111,7 +111,7 @@ func TestTheClustersOwnObjectsComeBack(t *testing.T) {
 	controllertest.Await(t, h.Client, "default", "kubernetes", "to be made again", func(e *corev1.Endpoints) bool { return e.UID != endpoints.UID })
 	controllertest.Await(t, h.Client, "default", "kubernetes", "to be made again", func(s *discoveryv1.EndpointSlice) bool { return s.UID != slice.UID })
 
-	controllertest.Run(t, h.Client, namespace.New(h.Client)) // it ends the deletion of the namespace
+	controllertest.Run(t, h.Client, namespace.New(h.Client, nil)) // it ends the deletion of the namespace
 	controllertest.Await(t, h.Client, "", "kube-node-lease", "to be made again", func(n *corev1.Namespace) bool { return n.UID != lease.UID })
 
 	controllertest.Change(t, h.Client, "default", "kubernetes", func(s *discoveryv1.EndpointSlice) { s.Endpoints, s.Labels = nil, nil })

@@ -44,11 +44,22 @@ func definition(plural, kind string) *apiextensionsv1.CustomResourceDefinition {
 
 func objects(t *testing.T, h *harness.Harness, plural string) dynamic.NamespaceableResourceInterface {
 	t.Helper()
+	return resource(t, h, "v1", plural)
+}
+
+// objectsIn returns the widgets of a namespace in a version.
+func objectsIn(t *testing.T, h *harness.Harness, version string) dynamic.ResourceInterface {
+	t.Helper()
+	return resource(t, h, version, "widgets").Namespace("default")
+}
+
+func resource(t *testing.T, h *harness.Harness, version, plural string) dynamic.NamespaceableResourceInterface {
+	t.Helper()
 	c, err := dynamic.NewForConfig(h.Config("admin", "system:masters"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: plural})
+	return c.Resource(schema.GroupVersionResource{Group: "example.com", Version: version, Resource: plural})
 }
 
 func widget(name string, change func(*unstructured.Unstructured)) *unstructured.Unstructured {
@@ -167,7 +178,7 @@ func TestOwnersAndNamespaces(t *testing.T) {
 	h := harness.New(t)
 	controllertest.Run(t, h.Client, customresources.New(h.Client))
 	controllertest.Run(t, h.Client, garbage.New(h.Client, record.NewFakeRecorder(100)))
-	controllertest.Run(t, h.Client, namespace.New(h.Client))
+	controllertest.Run(t, h.Client, namespace.New(h.Client, nil))
 	controllertest.Create(t, h.Client, definition("widgets", "Widget"))
 	controllertest.Create(t, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}})
 	res := objects(t, h, "widgets").Namespace("doomed")

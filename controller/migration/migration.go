@@ -102,6 +102,9 @@ func (m *migrator) reconcile(ctx context.Context, v client.View, key controller.
 		return true
 	})
 	for _, s := range done {
+		if err := m.end(ctx, s); err != nil {
+			return controller.Result{}, err
+		}
 		if err := m.set(ctx, s, storagemigrationv1.MigrationRunning, metav1.ConditionFalse, reasonCompleted, "Migration completed"); err != nil {
 			return controller.Result{}, err
 		}
@@ -120,6 +123,9 @@ func (m *migrator) reconcile(ctx context.Context, v client.View, key controller.
 
 func (m *migrator) step(ctx context.Context, v client.View, s *storagemigrationv1.StorageVersionMigration) (controller.Result, error) {
 	if !running(s) {
+		if err := m.begin(ctx, s); err != nil {
+			return controller.Result{}, err
+		}
 		return controller.Result{}, m.set(ctx, s, storagemigrationv1.MigrationRunning, metav1.ConditionTrue, reasonRunning, "The migration is running")
 	}
 	kind := m.kind(s.Spec.Resource)

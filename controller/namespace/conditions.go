@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 
 	"github.com/kontiki/kontiki/api/client"
 )
@@ -24,15 +26,20 @@ func newContent() *content {
 	return &content{resources: map[string]int{}, finalizers: map[string]int{}}
 }
 
+// more counts further objects, of which no more is known.
+func (c *content) more(of schema.GroupResource, n int) {
+	c.total += n
+	c.resources[of.Resource+"."+of.Group] += n
+}
+
 func (c *content) count(of schema.GroupResource, obj *client.Metadata) {
-	c.total++
-	c.resources[of.Resource+"."+of.Group]++
+	c.more(of, 1)
 	for _, f := range obj.GetFinalizers() {
 		c.finalizers[f]++
 	}
 }
 
-func (c *content) add(more *content, err error) error {
+func (c *content) add(more *content, failures []error) []error {
 	c.total += more.total
 	for k, n := range more.resources {
 		c.resources[k] += n
@@ -40,7 +47,7 @@ func (c *content) add(more *content, err error) error {
 	for k, n := range more.finalizers {
 		c.finalizers[k] += n
 	}
-	return err
+	return failures
 }
 
 // fine are the conditions when nothing blocks the deletion, in their order.
@@ -52,9 +59,9 @@ var fine = []corev1.NamespaceCondition{
 	{Type: corev1.NamespaceFinalizersRemaining, Reason: "ContentHasNoFinalizers", Message: "All content-preserving finalizers finished"},
 }
 
-// conditions returns the conditions that describe what blocks the deletion. The first two never do: the kinds are a table in this
-// process.
-func (c *content) conditions(failed error) []corev1.NamespaceCondition {
+// conditions returns the conditions that describe what blocks the deletion: what could not be deleted, what is not known, what remains. The
+// second one never does, since every name of a group version here has been read before.
+func (c *content) conditions(failed []error, unknown error) []corev1.NamespaceCondition {
 	out := slices.Clone(fine)
 	for i := range out {
 		out[i].Status = corev1.ConditionFalse
@@ -62,15 +69,19 @@ func (c *content) conditions(failed error) []corev1.NamespaceCondition {
 	set := func(i int, reason, message string) {
 		out[i].Status, out[i].Reason, out[i].Message = corev1.ConditionTrue, reason, message
 	}
-	if failed != nil {
-		messages := []string{failed.Error()}
-		if joined, ok := failed.(interface{ Unwrap() []error }); ok {
-			messages = messages[:0]
-			for _, err := range joined.Unwrap() {
-				messages = append(messages, err.Error())
-			}
-			slices.Sort(messages)
+	if unknown != nil {
+		message := unknown.Error()
+		if groups := (*discovery.ErrGroupDiscoveryFailed)(nil); errors.As(unknown, &groups) {
+			message = fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups.Groups), unknown)
 		}
+		set(0, "DiscoveryFailed", message)
+	}
+	if len(failed) > 0 {
+		var messages []string
+		for _, err := range failed {
+			messages = append(messages, err.Error())
+		}
+		slices.Sort(messages)
 		set(2, "ContentDeletionFailed", fmt.Sprintf("Failed to delete all resource types, %d remaining: %v", len(messages), strings.Join(messages, ", ")))
 	}
 	if c.total > 0 {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,10 +22,10 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// New returns the controller.
-func New(c *client.Client) *controller.Controller {
-	r := &reconciler{c}
-	return &controller.Controller{
+// New returns the controller. extensions may be nil.
+func New(c *client.Client, extensions *Extensions) *controller.Controller {
+	r := &reconciler{c, extensions}
+	ctl := &controller.Controller{
 		Name:     "namespace",
 		WatchAll: func(kind *client.Kind) bool { return kind.Namespaced || isNamespace(kind.GVK()) },
 		Start: func(v client.View, enqueue func(controller.Key)) {
@@ -40,6 +41,12 @@ func New(c *client.Client) *controller.Controller {
 		},
 		Enqueue: enqueue, Reconcile: r.reconcile, Workers: 10,
 	}
+	if extensions != nil {
+		ctl.Source = func(ctx context.Context, enqueue func(controller.Key)) error {
+			return extensions.follow(ctx, c, enqueue)
+		}
+	}
+	return ctl
 }
 
 // absent returns the namespaces that contain objects but do not exist: a creation that was decided before its namespace began to
@@ -83,24 +90,34 @@ func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 
 func isNamespace(gvk schema.GroupVersionKind) bool { return gvk.Group == "" && gvk.Kind == "Namespace" }
 
-type reconciler struct{ client *client.Client }
+type reconciler struct {
+	client     *client.Client
+	extensions *Extensions
+}
 
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	ns, ok := client.Get[*corev1.Namespace](v, "", key.Name)
 	if !ok {
-		_, err := r.empty(ctx, v, key.Name, func(schema.GroupResource) bool { return true })
-		return controller.Result{}, err
+		_, failures := r.empty(ctx, v, key.Name, func(schema.GroupResource) bool { return true })
+		return controller.Result{}, errors.Join(failures...)
 	}
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return controller.Result{}, nil
 	}
 	// Pods first: they may need the other objects until they end.
 	found := newContent()
+	var unknown error
+	elsewhere := 0 // objects whose removal is no event
 	failed := found.add(r.empty(ctx, v, key.Name, func(r schema.GroupResource) bool { return r == corev1.Resource("pods") }))
-	if found.total == 0 && failed == nil {
+	if found.total == 0 && len(failed) == 0 {
 		failed = found.add(r.empty(ctx, v, key.Name, func(r schema.GroupResource) bool { return r != corev1.Resource("pods") }))
+		if r.extensions != nil {
+			left, failures, missing := r.extensions.empty(ctx, key.Name)
+			failed = append(failed, found.add(left, failures)...)
+			elsewhere, unknown = left.total, missing
+		}
 	}
-	conditions := found.conditions(failed)
+	conditions := found.conditions(failed, unknown)
 	if changed := ns.DeepCopy(); setConditions(&changed.Status, conditions) {
 		updated, err := client.UpdateStatus(ctx, r.client, changed)
 		if err != nil {
@@ -108,11 +125,15 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		}
 		ns = updated
 	}
-	if failed != nil {
-		return controller.Result{}, failed
+	if err := errors.Join(append(failed, unknown)...); err != nil {
+		return controller.Result{}, err
 	}
 	if found.total > 0 {
-		return controller.Result{}, nil // the removal of objects enqueues the namespace again
+		after := time.Duration(0) // the removal of objects enqueues the namespace again
+		if elsewhere > 0 {
+			after = lookAgain
+		}
+		return controller.Result{After: after}, nil
 	}
 	done := ns.DeepCopy()
 	done.Spec.Finalizers = slices.DeleteFunc(done.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
@@ -122,8 +143,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 
 // empty deletes the objects of the wanted kinds that are in a namespace in the view, and returns what then remains. In the view the
 // namespace is terminating or absent: in a later one it may have been created again, with other objects.
-func (r *reconciler) empty(ctx context.Context, v client.View, namespace string, wanted func(schema.GroupResource) bool) (*content, error) {
-	var failures []error
+func (r *reconciler) empty(ctx context.Context, v client.View, namespace string, wanted func(schema.GroupResource) bool) (left *content, failures []error) {
 	for _, kind := range r.client.Kinds() {
 		if !kind.Namespaced || !wanted(kind.GroupResource()) {
 			continue
@@ -149,7 +169,7 @@ func (r *reconciler) empty(ctx context.Context, v client.View, namespace string,
 			failures = append(failures, fmt.Errorf("delete the %s of namespace %s: %w", kind.GroupResource(), namespace, err))
 		}
 	}
-	left := newContent()
+	left = newContent()
 	v = r.client.View()
 	for _, kind := range r.client.Kinds() {
 		if kind.Namespaced && wanted(kind.GroupResource()) {
@@ -161,7 +181,7 @@ func (r *reconciler) empty(ctx context.Context, v client.View, namespace string,
 			}
 		}
 	}
-	return left, errors.Join(failures...)
+	return left, failures
 }
 
 func ignoreNotFound(err error) error {

@@ -42,7 +42,7 @@ func TestANamespaceEndsWhenItsContentHas(t *testing.T) {
 	h := harness.New(t)
 	fill(t, h, "example.com/hold")
 	controllertest.Create(t, h.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bystander"}})
-	controllertest.Run(t, h.Client, namespace.New(h.Client))
+	controllertest.Run(t, h.Client, namespace.New(h.Client, nil))
 	if err := h.Client.Delete(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -99,14 +99,14 @@ func TestANewLeaderGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	controllertest.StartKubelet(t, h.Client)
-	controllertest.Run(t, h.Client, namespace.New(h.Client))
+	controllertest.Run(t, h.Client, namespace.New(h.Client, nil))
 	controllertest.AwaitGone[*corev1.Namespace](t, h.Client, "", "doomed")
 }
 
 func TestForeignFinalizersOfTheNamespaceAreKept(t *testing.T) {
 	h := harness.New(t)
 	controllertest.Create(t, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}, Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{"example.com/mine"}}})
-	controllertest.Run(t, h.Client, namespace.New(h.Client))
+	controllertest.Run(t, h.Client, namespace.New(h.Client, nil))
 	if err := h.Client.Delete(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestWhatSlippedInIsRemovedAfterTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	end(t, h)
-	controllertest.Run(t, h.Client, namespace.New(h.Client)) // a leader that begins after the end
+	controllertest.Run(t, h.Client, namespace.New(h.Client, nil)) // a leader that begins after the end
 	controllertest.AwaitGone[*corev1.Secret](t, h.Client, "doomed", "s")
 	controllertest.AwaitGone[*corev1.Pod](t, h.Client, "doomed", "p")
 }
@@ -139,7 +139,7 @@ func TestWhatSlippedInIsRemovedAfterTheEnd(t *testing.T) {
 func TestANamespaceMadeAgainKeepsItsContent(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()
-	ctl := namespace.New(h.Client)
+	ctl := namespace.New(h.Client, nil)
 	key := controller.Key{Name: "doomed"}
 	absent := h.Client.View()
 	fill(t, h)

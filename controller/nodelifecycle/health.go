@@ -23,6 +23,7 @@ type health struct {
 	renewed map[string]renewal
 	doubts  map[string]*doubt
 	missing times[string] // nodes without a session, a place in gossip or a Lease
+	silent  times[string] // nodes that answer probes, without a session
 }
 
 // doubt describes why a node may be lost, until it answers a probe or counts as lost.
@@ -68,6 +69,13 @@ func (h *health) enqueue(_ client.View, event client.Event, enqueue func(control
 		}
 		if event.New == nil {
 			h.Recorder.Eventf(nodeReference(obj), corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %v from Controller", obj.Name, obj.Name)
+		}
+		if event.Old != nil && event.New != nil && event.Old.(*corev1.Node).Spec.Unschedulable != obj.Spec.Unschedulable {
+			reason := "NodeSchedulable"
+			if obj.Spec.Unschedulable {
+				reason = "NodeNotSchedulable"
+			}
+			h.Recorder.Eventf(nodeReference(obj), corev1.EventTypeNormal, reason, "Node %s status is now: %s", obj.Name, reason)
 		}
 		if event.Old == nil || event.New == nil || statusChanged(event.Old.(*corev1.Node), event.New.(*corev1.Node)) {
 			enqueue(controller.KeyOf(obj))
@@ -131,6 +139,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	node, ok := nodeOf(v, key.Name)
 	if !ok {
 		h.missing.forget(key.Name)
+		h.silent.forget(key.Name)
 		h.believe(key.Name)
 		h.forget(key.Name)
 		return controller.Result{}, nil
@@ -144,6 +153,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	switch {
 	case isMember && member.State == Alive:
 		h.missing.forget(node.Name)
+		h.silent.forget(node.Name)
 		h.believe(node.Name)
 		return controller.Result{}, nil
 	case !isMember && hasLease:
@@ -175,7 +185,12 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	}
 	if err == nil {
 		h.believe(node.Name)
-		return controller.Result{After: h.ProbeAgain}, nil
+		left := h.silent.first(node.Name, now).Add(h.SessionGrace).Sub(h.Now())
+		if left > 0 {
+			return controller.Result{After: min(left, h.ProbeAgain)}, nil
+		}
+		// Something keeps it from the masters: an expired certificate, or a firewall that lets gossip and probes pass.
+		return controller.Result{}, h.markUnknown(ctx, node)
 	}
 	d.failed++
 	// The hints may have changed while the probe ran.

@@ -78,6 +78,9 @@ type Config struct {
 	// ConfirmPeriod is how long a suspect must answer no probe to count as lost (5 s). A worker that left has twice as long: it may
 	// be restarting. A worker that several hosts report as dead need only fail two probes.
 	ConfirmPeriod time.Duration
+	// SessionGrace is how long a worker may have no session with any master while it answers probes (60 s). It keeps its pods meanwhile, but
+	// pods that are bound to it do not start, as it is not told of them.
+	SessionGrace time.Duration
 	// LeaseGrace is the age at which a Lease counts as expired (40 s).
 	LeaseGrace time.Duration
 	// StartupGrace is how long a node without a Lease may be missing from gossip (60 s).
@@ -107,6 +110,7 @@ func New(c Config) []*controller.Controller {
 	orDefault(&c.ProbePause, time.Second)
 	orDefault(&c.ProbeAgain, 5*time.Second)
 	orDefault(&c.ConfirmPeriod, 5*time.Second)
+	orDefault(&c.SessionGrace, 60*time.Second)
 	orDefault(&c.LeaseGrace, 40*time.Second)
 	orDefault(&c.StartupGrace, 60*time.Second)
 	orDefault(&c.Quarantine, 40*time.Second)

@@ -1,5 +1,6 @@
 // Package storageprotection removes the finalizers that admission (StorageObjectInUseProtection) gives to claims, volumes and volume
-// attributes classes, once such an object is being deleted and nothing uses it any more. So storage does not vanish under a pod.
+// attributes classes, once such an object is being deleted and nothing uses it any more. So storage does not vanish under a pod. It also sets
+// the condition Unused of claims.
 package storageprotection
 
 import (
@@ -28,26 +29,35 @@ func NewClaims(c *client.Client) *controller.Controller {
 		Name:    "pvc-protection",
 		Watches: []client.Object{&corev1.PersistentVolumeClaim{}, &corev1.Pod{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
-			enqueueDeleted[*corev1.PersistentVolumeClaim](v, "", claimFinalizer, enqueue)
+			client.Each(v, "", func(claim *corev1.PersistentVolumeClaim) bool {
+				enqueue(controller.KeyOf(claim))
+				return true
+			})
 		},
 		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
 			pod, ok := event.Object().(*corev1.Pod)
 			if !ok {
-				enqueueIf(event.New, claimFinalizer, enqueue)
+				if event.New != nil {
+					enqueue(controller.KeyOf(event.New))
+				}
 				return
 			}
-			if event.New != nil && !isShutDown(pod) {
-				return
+			if old, ok := event.Old.(*corev1.Pod); ok && event.New != nil && hasEnded(old) == hasEnded(pod) && !isShutDown(pod) {
+				return // it uses what it used before
 			}
 			for _, name := range claimsOf(pod) {
-				if claim, ok := client.Get[*corev1.PersistentVolumeClaim](v, pod.Namespace, name); ok {
-					enqueueIf(claim, claimFinalizer, enqueue)
-				}
+				enqueue(controller.Key{Namespace: pod.Namespace, Name: name})
 			}
 		},
 		Reconcile: func(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 			claim, ok := client.Get[*corev1.PersistentVolumeClaim](v, key.Namespace, key.Name)
-			if !ok || !isCandidate(claim, claimFinalizer) || claimInUse(v, claim) {
+			if !ok {
+				return controller.Result{}, nil
+			}
+			if err := noteUse(ctx, c, v, claim); err != nil {
+				return controller.Result{}, err
+			}
+			if !isCandidate(claim, claimFinalizer) || claimInUse(v, claim) {
 				return controller.Result{}, nil
 			}
 			return controller.Result{}, release(ctx, c, claim.DeepCopy(), claimFinalizer)
@@ -143,11 +153,8 @@ func claimsOf(pod *corev1.Pod) (names []string) {
 	return names
 }
 
-// podsByClaim finds scheduled pods by the claims that they may use.
+// podsByClaim finds pods by the claims that they may use.
 var podsByClaim = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
-	if pod.Spec.NodeName == "" {
-		return
-	}
 	for _, name := range claimsOf(pod) {
 		add(pod.Namespace + "/" + name)
 	}
@@ -155,6 +162,9 @@ var podsByClaim = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
 
 func claimInUse(v client.View, claim *corev1.PersistentVolumeClaim) bool {
 	for _, pod := range podsByClaim.Any(v, claim.Namespace+"/"+claim.Name) {
+		if pod.Spec.NodeName == "" {
+			continue
+		}
 		for i := range pod.Spec.Volumes {
 			volume := &pod.Spec.Volumes[i]
 			if volume.PersistentVolumeClaim != nil && volume.PersistentVolumeClaim.ClaimName == claim.Name {
@@ -166,6 +176,14 @@ func claimInUse(v client.View, claim *corev1.PersistentVolumeClaim) bool {
 		}
 	}
 	return false
+}
+
+// names says whether a pod uses a claim.
+func names(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(volume corev1.Volume) bool {
+		return volume.PersistentVolumeClaim != nil && volume.PersistentVolumeClaim.ClaimName == claim.Name ||
+			volume.Ephemeral != nil && ephemeral.VolumeClaimName(pod, &volume) == claim.Name && ephemeral.VolumeIsForPod(pod, claim) == nil
+	})
 }
 
 // isShutDown says whether the node is done with a pod, or the pod was deleted by force.

@@ -117,3 +117,38 @@ func TestAClassStaysWhileAClaimNamesIt(t *testing.T) {
 	remove(t, h, claim("c", nil))
 	controllertest.AwaitGone[*storagev1.VolumeAttributesClass](t, h.Client, "", "fast")
 }
+
+// TestABoundClaimSaysSinceWhenItIsUnused: pods count that have not ended, also those that wait for a node.
+func TestABoundClaimSaysSinceWhenItIsUnused(t *testing.T) {
+	h := newLab(t)
+	c := create(t, h, claim("c", nil)).DeepCopy()
+	settled(t, h, "other")
+	if c, _ := client.Get[*corev1.PersistentVolumeClaim](h.Client.View(), ns, "c"); len(c.Status.Conditions) > 0 {
+		t.Fatalf("a claim that is not bound has %+v", c.Status.Conditions)
+	}
+	c.Status.Phase = corev1.ClaimBound
+	c.Status.Conditions = []corev1.PersistentVolumeClaimCondition{{Type: "Other", Status: corev1.ConditionTrue}}
+	if _, err := client.UpdateStatus(ctx, h.Client, c); err != nil {
+		t.Fatal(err)
+	}
+	unused := func(want corev1.ConditionStatus, reason, message string) {
+		t.Helper()
+		controllertest.Await(t, h.Client, ns, "c", "Unused to be "+string(want), func(c *corev1.PersistentVolumeClaim) bool {
+			if len(c.Status.Conditions) != 2 || c.Status.Conditions[0].Type != "Other" {
+				return false
+			}
+			u := c.Status.Conditions[1]
+			return u.Type == corev1.PersistentVolumeClaimUnused && u.Status == want && u.Reason == reason && u.Message == message && !u.LastTransitionTime.IsZero()
+		})
+	}
+	const none, some = "No pods are currently referencing this PVC", "A pod is currently referencing this PVC"
+	unused(corev1.ConditionTrue, "NoPodsUsingPVC", none)
+	create(t, h, user("waiting", "", "c"))
+	unused(corev1.ConditionFalse, "PodUsingPVC", some)
+	running := create(t, h, user("running", "w1", "c"))
+	remove(t, h, user("waiting", "", ""), client.Grace(0))
+	settled(t, h, "other")
+	unused(corev1.ConditionFalse, "PodUsingPVC", some)
+	controllertest.ChangeStatus(t, h.Client, ns, running.Name, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+	unused(corev1.ConditionTrue, "NoPodsUsingPVC", none)
+}

@@ -55,7 +55,11 @@ type Configured struct {
 
 // New returns a Configured that has not read anything yet.
 func New(c Config) *Configured {
-	return &Configured{authorizer: c.Authorizer, calls: webhooks.Calls{Pods: c.Pods, Local: c.Local, Authorizer: c.Authorizer}, manifests: c.Manifests, log: c.Log, compiled: map[string]compiled{}}
+	calls := webhooks.Calls{Pods: c.Pods, Local: c.Local, Authorizer: c.Authorizer}
+	if m := c.Manifests; m != nil {
+		calls.MutatingCredentials, calls.ValidatingCredentials = m.MutatingCredentials, m.ValidatingCredentials
+	}
+	return &Configured{authorizer: c.Authorizer, calls: calls, manifests: c.Manifests, log: c.Log, compiled: map[string]compiled{}}
 }
 
 // compiled is a stored configuration as it is used. Only what its kind has is set.

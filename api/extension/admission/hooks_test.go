@@ -42,6 +42,7 @@ type server struct {
 type asked struct {
 	path    string
 	request *reviewv1.AdmissionRequest
+	by      string // the header Authorization
 }
 
 func newServer(t *testing.T) *server {
@@ -56,7 +57,7 @@ func newServer(t *testing.T) *server {
 			return
 		}
 		s.mu.Lock()
-		s.asked = append(s.asked, asked{r.URL.Path, review.Request})
+		s.asked = append(s.asked, asked{r.URL.Path, review.Request, r.Header.Get("Authorization")})
 		s.mu.Unlock()
 		if r.URL.Path == "/hang" {
 			select {

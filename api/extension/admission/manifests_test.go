@@ -125,3 +125,40 @@ func TestWrongManifests(t *testing.T) {
 		}
 	}
 }
+
+// TestCredentialsForWebhooks: masters identify themselves to mutating and to validating webhooks by what the configuration of each plugin names.
+func TestCredentialsForWebhooks(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"mutating", "validating"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(`{apiVersion: v1, kind: Config, users: [{name: "*", user: {token: `+name+`}}]}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := harness.NewConfigured(t, func(c *apiserver.Config) {
+		c.LocalWebhooks = true
+		c.Admission.Configuration = fmt.Appendf(nil, `
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: MutatingAdmissionWebhook
+  configuration: {apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: %[1]s/mutating}
+- name: ValidatingAdmissionWebhook
+  configuration: {apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: %[1]s/validating}
+`, dir)
+	})
+	h.Serve()
+	f := &fixture{h, newServer(t), h.Clientset()}
+	f.mutates("change", "/change", rule("", "v1", "configmaps", create), nil)
+	f.validates("check", "/check", rule("", "v1", "configmaps", create), nil)
+	f.taken()
+	if _, err := f.configMap("a", nil); err != nil {
+		t.Fatal(err)
+	}
+	by := map[string]string{}
+	for _, a := range f.taken() {
+		by[a.path] = a.by
+	}
+	if by["/change"] != "Bearer mutating" || by["/check"] != "Bearer validating" {
+		t.Errorf("webhooks saw %v", by)
+	}
+}

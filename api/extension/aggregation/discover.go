@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -30,10 +31,11 @@ const (
 type found struct {
 	resources []apidiscoveryv2.APIResourceDiscovery
 	openAPI   string
+	v2        *openAPIv2
 }
 
 func (f *found) same(s *Service) bool {
-	return f.openAPI == s.OpenAPI && reflect.DeepEqual(f.resources, s.Resources)
+	return f.openAPI == s.OpenAPI && f.v2 == s.v2 && reflect.DeepEqual(f.resources, s.Resources)
 }
 
 // Check returns why the extension API server of an APIService does not serve its group version. It need not be available yet.
@@ -51,7 +53,7 @@ func (s *Services) Check(ctx context.Context, a *apiregistrationv1.APIService) e
 // Check returns why the service does not serve its group version. Errors have upstream's text.
 func (s *Service) Check(ctx context.Context) error {
 	path := "/apis/" + s.Group + "/" + s.Version
-	if _, _, err := s.get(ctx, path); err != nil {
+	if _, _, err := s.get(ctx, path, nil); err != nil {
 		return fmt.Errorf("failing or missing response from https://%s%s: %w", s.t.host, path, err)
 	}
 	return nil
@@ -65,37 +67,38 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("bad status from %s: %d", e.path, e.code) }
 
-// get reads a document as the masters themselves.
-func (s *Service) get(ctx context.Context, path string) (body []byte, code int, err error) {
+// get reads a document as the masters themselves. header are those of the request beside what it always has, nil for none.
+func (s *Service) get(ctx context.Context, path string, header http.Header) (body []byte, answer *http.Response, err error) {
 	if s.t.err != nil {
-		return nil, 0, s.t.err
+		return nil, nil, s.t.err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.t.host+path, nil)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
+	maps.Copy(r.Header, header)
 	r.Header.Set("Accept", "application/json")
 	transport.SetAuthProxyHeaders(r, "system:kube-aggregator", "", []string{"system:masters"}, nil) // as upstream, so that it may read it
 	response, err := s.t.transport.RoundTrip(r)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, response.StatusCode, &statusError{path, response.StatusCode}
+		return nil, response, &statusError{path, response.StatusCode}
 	}
 	if body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1)); err == nil && len(body) > maxAnswer {
 		err = errTooMuch
 	}
-	return body, response.StatusCode, err
+	return body, response, err
 }
 
 // discover reads what the service serves.
 func (s *Service) discover(ctx context.Context) (*found, error) {
 	path := "/apis/" + s.Group + "/" + s.Version
-	body, _, err := s.get(ctx, path)
+	body, _, err := s.get(ctx, path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +110,11 @@ func (s *Service) discover(ctx context.Context) (*found, error) {
 		return nil, fmt.Errorf("%s: %d resources: at most %d are possible", path, len(list.APIResources), maxResources)
 	}
 	f := &found{resources: s.resources(list.APIResources)}
-	f.openAPI, err = s.openAPI(ctx)
-	return f, err
+	if f.openAPI, err = s.openAPI(ctx); err != nil {
+		return nil, err
+	}
+	f.v2 = s.openAPIv2(ctx)
+	return f, nil
 }
 
 // resources converts a list of resources to the aggregated form (k8s.io/apiserver/pkg/endpoints/discovery.ConvertGroupVersionIntoToDiscovery).
@@ -154,8 +160,8 @@ func (s *Service) resources(list []metav1.APIResource) []apidiscoveryv2.APIResou
 
 // openAPI returns the hash of the service's document of OpenAPI v3, "" if it has none.
 func (s *Service) openAPI(ctx context.Context) (string, error) {
-	body, code, err := s.get(ctx, "/openapi/v3")
-	if code == http.StatusNotFound || code == http.StatusForbidden {
+	body, answer, err := s.get(ctx, "/openapi/v3", nil)
+	if answer != nil && (answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusForbidden) {
 		return "", nil // older servers have none
 	}
 	if err != nil {

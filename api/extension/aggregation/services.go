@@ -31,6 +31,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/extension/webhook"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/upgrade"
@@ -60,10 +61,13 @@ type Config struct {
 
 // Services follows the APIServices in a store. It is safe for concurrent use.
 type Services struct {
-	c    Config
-	mu   sync.Mutex // of changes of the state
-	now  atomic.Pointer[State]
-	kick chan struct{}
+	c       Config
+	mu      sync.Mutex // of changes of the state
+	now     atomic.Pointer[State]
+	kick    chan struct{}
+	metrics *metrics
+	// changed is told after each change of the state.
+	changed broadcast.Signal
 }
 
 // State are the group versions that extension API servers serve, at one time. It is immutable.
@@ -77,13 +81,16 @@ type State struct {
 type Service struct {
 	Group, Version string
 	Spec           *apiregistrationv1.APIServiceSpec
-	// Available is the condition of that name.
+	// Available is the condition of that name; reason is the condition's.
 	Available bool
+	reason    string
 	// Resources are what discovery has found last, nil if it has not yet; Fresh says that the last attempt did.
 	Resources []apidiscoveryv2.APIResourceDiscovery
 	Fresh     bool
 	// OpenAPI is the hash of the document of version 3, "" if there is none.
 	OpenAPI string
+	// v2 is the service's part of a document of OpenAPI v2, nil if there is none.
+	v2 *openAPIv2
 
 	// pending says that no discovery has been tried since the APIService last changed.
 	pending  bool
@@ -100,7 +107,7 @@ type target struct {
 
 // New returns Services that have not followed the store yet.
 func New(c Config) *Services {
-	s := &Services{c: c, kick: make(chan struct{}, 1)}
+	s := &Services{c: c, kick: make(chan struct{}, 1), metrics: newMetrics()}
 	s.now.Store(&State{})
 	return s
 }
@@ -121,6 +128,11 @@ func (n *State) Of(group, version string) *Service {
 		return nil
 	}
 	return n.by[schema.GroupVersion{Group: group, Version: version}]
+}
+
+// Unreachable says to clients of transactions and of the gRPC API why they do not reach the service's resources, and what to do.
+func (s *Service) Unreachable() string {
+	return fmt.Sprintf("%s/%s is served by an extension API server (APIService %s), which transactions and gRPC do not reach: use the Kubernetes API over HTTP", s.Group, s.Version, s.Name())
 }
 
 // Run follows the store until the context ends, and returns the context's error.
@@ -219,7 +231,8 @@ func (s *Services) store(services []*Service) {
 		return cmp.Or(cmp.Compare(priority[b.Group], priority[a.Group]), cmp.Compare(a.Group, b.Group),
 			cmp.Compare(b.Spec.VersionPriority, a.Spec.VersionPriority), version.CompareKubeAwareVersionStrings(b.Version, a.Version))
 	})
-	s.now.Store(next)
+	s.metrics.compare(s.now.Swap(next), next)
+	s.changed.Tell()
 }
 
 // read returns the service of a stored APIService, nil if the masters serve it. It is that of before if nothing has changed.
@@ -237,10 +250,12 @@ func (s *Services) read(v *kv.Version, before *State) (service *Service, err err
 	if old != nil && old.revision == v.ModRevision {
 		return old, nil
 	}
-	service = &Service{Group: a.Spec.Group, Version: a.Spec.Version, Spec: &a.Spec, Available: helper.IsAPIServiceConditionTrue(a, apiregistrationv1.Available),
-		pending: true, revision: v.ModRevision}
+	service = &Service{Group: a.Spec.Group, Version: a.Spec.Version, Spec: &a.Spec, pending: true, revision: v.ModRevision}
+	if condition := helper.GetAPIServiceConditionByType(a, apiregistrationv1.Available); condition != nil {
+		service.Available, service.reason = condition.Status == apiregistrationv1.ConditionTrue, condition.Reason
+	}
 	if old != nil && sameTarget(old.Spec, service.Spec) {
-		service.t, service.Resources, service.Fresh, service.OpenAPI = old.t, old.Resources, old.Fresh, old.OpenAPI
+		service.t, service.Resources, service.Fresh, service.OpenAPI, service.v2 = old.t, old.Resources, old.Fresh, old.OpenAPI, old.v2
 		return service, nil
 	}
 	service.t = s.target(&a.Spec)
@@ -355,10 +370,13 @@ func (s *Services) found(service *Service, found *found, err error) {
 	next := *service
 	next.pending = false
 	if next.Fresh = err == nil; next.Fresh {
-		next.Resources, next.OpenAPI = found.resources, found.openAPI
+		next.Resources, next.OpenAPI, next.v2 = found.resources, found.openAPI, found.v2
 	}
 	if !service.pending && next.Fresh == service.Fresh && (err != nil || found.same(service)) {
 		return
+	}
+	if next.v2 != service.v2 && next.v2 != nil && next.v2.err != nil {
+		s.c.Log.Warn("an API service's document of OpenAPI v2 cannot be used", "service", service.Name(), "error", next.v2.err)
 	}
 	services := slices.Clone(now.Services)
 	services[slices.Index(services, service)] = &next

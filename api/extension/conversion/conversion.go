@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
@@ -42,12 +43,14 @@ type Poster interface {
 
 // Webhook converts by calling a webhook. It is safe for concurrent use.
 type Webhook struct {
-	hook     Poster
-	versions []string // of ConversionReview
+	definition string
+	hook       Poster
+	versions   []string // of ConversionReview
+	metrics    *Metrics
 }
 
-// Of returns the webhook of a definition whose strategy is Webhook.
-func Of(crd *apiextensionsv1.CustomResourceDefinition, pods webhook.Pods, local bool) (*Webhook, error) {
+// Of returns the webhook of a definition whose strategy is Webhook. Its calls are counted in metrics, which may be nil.
+func Of(crd *apiextensionsv1.CustomResourceDefinition, pods webhook.Pods, local bool, metrics *Metrics) (*Webhook, error) {
 	given := crd.Spec.Conversion.Webhook
 	if given == nil || given.ClientConfig == nil {
 		return nil, fmt.Errorf("%s has no webhook", crd.Name)
@@ -72,7 +75,7 @@ func Of(crd *apiextensionsv1.CustomResourceDefinition, pods webhook.Pods, local 
 	if err != nil {
 		return nil, fmt.Errorf("the conversion webhook of %s: %w", crd.Name, err)
 	}
-	return &Webhook{hook: hook, versions: given.ConversionReviewVersions}, nil
+	return &Webhook{definition: crd.Name, hook: hook, versions: given.ConversionReviewVersions, metrics: metrics}, nil
 }
 
 // Convert implements custom.Converter. Objects that have the version already, and those that are empty, are not sent.
@@ -87,19 +90,21 @@ func (w *Webhook) Convert(objects []*unstructured.Unstructured, apiVersion strin
 		if len(batch) == 0 {
 			return nil
 		}
+		began := time.Now()
 		converted, err := w.call(ctx, batch, apiVersion)
 		if err == nil && len(converted) != len(batch) {
-			err = fmt.Errorf("returned %d objects, expected %d", len(converted), len(batch))
+			err = failed(partial, fmt.Errorf("returned %d objects, expected %d", len(converted), len(batch)))
 		}
 		for i, j := range at {
 			if err != nil {
 				break
 			}
 			if err = adopt(objects[j], converted[i], apiVersion); err != nil {
-				err = fmt.Errorf("returned invalid converted object at index %d: %w", i, err)
+				err = failed(invalidObject, fmt.Errorf("returned invalid converted object at index %d: %w", i, err))
 			}
 			out[j] = converted[i]
 		}
+		w.metrics.called(w.definition, objects[at[0]].GetAPIVersion(), apiVersion, time.Since(began), err)
 		if err != nil {
 			return fmt.Errorf("conversion webhook for %v failed: %w", objects[at[0]].GroupVersionKind(), err)
 		}
@@ -168,8 +173,18 @@ func (w *Webhook) call(ctx context.Context, objects []runtime.RawExtension, apiV
 		return nil, err
 	}
 	if body, err = w.hook.Post(ctx, body); err != nil {
-		return nil, err
+		return nil, failed(callFailed, err)
 	}
+	return read(body, version, uid)
+}
+
+// read returns the objects of a response to a review.
+func read(body []byte, version schema.GroupVersion, uid types.UID) (converted []*unstructured.Unstructured, err error) {
+	defer func() {
+		if err != nil {
+			err = failed(malformed, err)
+		}
+	}()
 	var review answer
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review); err != nil {
 		return nil, fmt.Errorf("the response cannot be read: %w", err)
@@ -186,7 +201,7 @@ func (w *Webhook) call(ctx context.Context, objects []runtime.RawExtension, apiV
 	case response.Result.Status != metav1.StatusSuccess:
 		return nil, fmt.Errorf("response.result.status was '%s', not 'Success'", response.Result.Status)
 	}
-	converted := make([]*unstructured.Unstructured, len(review.Response.ConvertedObjects))
+	converted = make([]*unstructured.Unstructured, len(review.Response.ConvertedObjects))
 	for i, obj := range review.Response.ConvertedObjects {
 		converted[i] = &unstructured.Unstructured{Object: obj}
 	}

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kontiki/kontiki/api/apiserver"
+	"github.com/kontiki/kontiki/test/gathered"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -120,7 +121,7 @@ func widget(version, name string, spec map[string]any) *unstructured.Unstructure
 
 // TestConvertedOnce: objects are converted by one call a list, and readers share the results.
 func TestConvertedOnce(t *testing.T) {
-	converter, _, c := start(t)
+	converter, h, c := start(t)
 	for i := range 20 {
 		if _, err := widgets(c, "v1").Create(ctx, widget("v1", fmt.Sprint("w", i), map[string]any{"host": "h", "port": int64(i)}), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -145,6 +146,15 @@ func TestConvertedOnce(t *testing.T) {
 	if calls, objects := converter.calls.Load(), converter.objects.Load(); calls != 1 || objects != 20 {
 		t.Errorf("%d calls with %d objects, want 1 with 20", calls, objects)
 	}
+	counted := gathered.Values(t, h.Conversions)
+	for _, series := range []string{
+		`apiserver_conversion_webhook_request_total{failure_type="",result="success"}`, `apiserver_conversion_webhook_duration_seconds{failure_type="",result="success"}`,
+		`apiserver_crd_conversion_webhook_duration_seconds{crd_name="widgets.example.com",from_version="v1",succeeded="true",to_version="v2"}`,
+	} {
+		if counted[series] != 1 {
+			t.Errorf("%s is %v, want 1", series, counted[series])
+		}
+	}
 	made, err := widgets(c, "v2").Create(ctx, widget("v2", "other", map[string]any{"address": "x:80"}), metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +170,7 @@ func TestConvertedOnce(t *testing.T) {
 
 // TestABrokenWebhook: what a webhook may not do is an error of the request, and other versions go on.
 func TestABrokenWebhook(t *testing.T) {
-	converter, _, c := start(t)
+	converter, h, c := start(t)
 	if _, err := widgets(c, "v1").Create(ctx, widget("v1", "a", map[string]any{"host": "h"}), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +189,20 @@ func TestABrokenWebhook(t *testing.T) {
 		if _, err := widgets(c, "v2").Get(ctx, "a", metav1.GetOptions{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "conversion webhook for example.com/v1, Kind=Widget failed") {
 			t.Errorf("want %q: %v", want, err)
 		}
+	}
+	converter.spoilt.Store(func(map[string]any) { panic(http.ErrAbortHandler) })
+	if _, err := widgets(c, "v2").Get(ctx, "a", metav1.GetOptions{}); err == nil {
+		t.Error("no answer is no error")
+	}
+	counted := gathered.Values(t, h.Conversions)
+	for kind, want := range map[string]float64{"conversion_webhook_invalid_converted_object_failure": 5, "conversion_webhook_partial_response_failure": 1,
+		"conversion_webhook_malformed_response_failure": 2, "conversion_webhook_call_failure": 1} {
+		if got := counted[fmt.Sprintf("apiserver_conversion_webhook_request_total{failure_type=%q,result=\"failure\"}", kind)]; got != want {
+			t.Errorf("%v calls failed with %s, want %v", got, kind, want)
+		}
+	}
+	if got := counted[`apiserver_crd_conversion_webhook_duration_seconds{crd_name="widgets.example.com",from_version="v1",succeeded="false",to_version="v2"}`]; got != 9 {
+		t.Errorf("%v calls failed, want 9", got)
 	}
 	if _, err := widgets(c, "v1").Get(ctx, "a", metav1.GetOptions{}); err != nil {
 		t.Error(err)

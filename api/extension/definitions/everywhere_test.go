@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/objects"
 	kontikirest "github.com/kontiki/kontiki/api/rest"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -110,5 +113,45 @@ func TestDeletedCustomResourcesAreKept(t *testing.T) {
 	}
 	if err := json.Unmarshal(body, &kept); code != http.StatusOK || err != nil || kept.Spec["color"] != "red" {
 		t.Errorf("%d %v %s", code, err, body)
+	}
+}
+
+// TestADefinitionAndItsObjectInOneTransaction are refused, with what to do instead; and so it can be done.
+func TestADefinitionAndItsObjectInOneTransaction(t *testing.T) {
+	h := harness.New(t)
+	definition, err := json.Marshal(object(t, widgets))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const widget = `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"namespace":"default","name":"a"},"spec":{}}`
+	post := func(operations ...string) (int, string) {
+		code, body := send(t, h, "POST", kontikirest.TransactionsPath, `{"fieldManager":"tests","operations":[`+strings.Join(operations, ",")+`]}`)
+		return code, string(body)
+	}
+	for _, operation := range []string{"create", "apply"} {
+		code, body := post(`{"`+operation+`":`+string(definition)+`}`, `{"create":`+widget+`}`)
+		if code != http.StatusBadRequest || !strings.Contains(body, `operations[1]`) || !strings.Contains(body, objects.DefinedHere) {
+			t.Errorf("%s: %d %s", operation, code, body)
+		}
+	}
+	if code, body := post(`{"create":` + widget + `}`); code != http.StatusBadRequest || strings.Contains(body, objects.DefinedHere) {
+		t.Errorf("without a definition: %d %s", code, body)
+	}
+	kind := &kontikiv1.Kind{Group: "example.com", Version: "v1", Kind: "Widget"}
+	create := func(kind *kontikiv1.Kind, text string) *kontikiv1.Operation {
+		return &kontikiv1.Operation{Operation: &kontikiv1.Operation_Create{Create: &kontikiv1.CreateRequest{
+			Object: &kontikiv1.Object{Kind: kind, Encoding: kontikiv1.Encoding_ENCODING_JSON, Data: []byte(text)}}}}
+	}
+	defined := create(&kontikiv1.Kind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}, string(definition))
+	call := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters"))
+	_, err = call.Transact(ctx, &kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{defined, create(kind, widget)}})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), objects.DefinedHere) {
+		t.Errorf("by gRPC: %v", err)
+	}
+	if code, body := post(`{"create":` + string(definition) + `}`); code != http.StatusOK {
+		t.Fatalf("%d %s", code, body)
+	}
+	if _, err := call.Transact(ctx, &kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{create(kind, widget)}}); err != nil {
+		t.Error(err)
 	}
 }

@@ -44,6 +44,8 @@ type Target struct {
 	Service *Service
 	// CABundle has the CAs of the webhook's certificate in PEM; empty means those of the system.
 	CABundle []byte
+	// Credentials are by what masters identify themselves; nil means by nothing.
+	Credentials Credentials
 }
 
 // Service is a service that serves a webhook.
@@ -91,11 +93,12 @@ func New(t Target, pods Pods, local bool) (*Client, error) {
 			return nil, fmt.Errorf("url: the scheme of %q must be https", t.URL)
 		}
 	}
-	c.http = &http.Client{
-		Transport: &http.Transport{DialContext: dial, TLSClientConfig: config, IdleConnTimeout: idleTime, MaxIdleConnsPerHost: 4,
-			TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	identified, err := t.identify(&http.Transport{DialContext: dial, TLSClientConfig: config, IdleConnTimeout: idleTime, MaxIdleConnsPerHost: 4,
+		TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true}, config)
+	if err != nil {
+		return nil, err
 	}
+	c.http = &http.Client{Transport: identified, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return c, nil
 }
 

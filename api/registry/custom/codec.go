@@ -64,7 +64,7 @@ func (c *codec) version(u *unstructured.Unstructured) (*versionOf, *compiled, er
 func (c *codec) Default(obj registry.Object) {
 	u := obj.(*unstructured.Unstructured)
 	if _, schemas, err := c.version(u); err == nil { // otherwise validation fails
-		defaulting.Default(u.Object, schemas.structural)
+		schemas.setDefaults(u)
 	}
 }
 
@@ -106,6 +106,9 @@ func (c *codec) pruneValues(u *unstructured.Unstructured) error {
 // Store implements registry.Codec.
 func (c *codec) Store(obj registry.Object, gvk schema.GroupVersionKind) ([]byte, error) {
 	u := obj.(*unstructured.Unstructured)
+	if err := c.settle(u); err != nil {
+		return nil, err
+	}
 	if storage := c.storage.gvk.GroupVersion().String(); u.GetAPIVersion() != storage {
 		converted, err := c.to(u.DeepCopy(), storage)
 		if err != nil {
@@ -171,7 +174,7 @@ func (c *codec) stored(value []byte) (*unstructured.Unstructured, error) {
 	if err := c.pruneValues(u); err != nil {
 		return nil, err
 	}
-	defaulting.Default(u.Object, schemas.structural)
+	schemas.setDefaults(u)
 	return u, nil
 }
 

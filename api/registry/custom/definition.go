@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -32,6 +33,7 @@ type versionOf struct {
 // Rows returns the rows of the served versions of a definition, the preferred one first; if none is served, an unserved one. The definition must
 // have been validated, and not be changed afterwards. Objects are converted between versions by convert.
 func Rows(crd *apiextensionsv1.CustomResourceDefinition, life *registry.Life, convert Converter) ([]*registry.Resource, error) {
+	validation.RegisterMetrics() // it does so once
 	d := &definition{crd: crd, versions: map[string]*versionOf{}, convert: convert}
 	names := &crd.Status.AcceptedNames
 	var served []*versionOf

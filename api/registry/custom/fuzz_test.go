@@ -1,6 +1,7 @@
 package custom
 
 import (
+	"bytes"
 	"encoding/json"
 	"testing"
 
@@ -85,8 +86,16 @@ func FuzzSchemas(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := row.Codec.Load(stored, given.GroupVersionKind()); err != nil {
+		loaded, err := row.Codec.Load(stored, given.GroupVersionKind())
+		if err != nil {
 			t.Errorf("what was stored cannot be read: %v\n%s", err, stored)
+			return
+		}
+		if fresh, ok := row.Codec.(registry.Fresh).FreshJSON(stored, given.GroupVersionKind(), "7"); ok {
+			loaded.SetResourceVersion("7")
+			if want, err := json.Marshal(loaded); err != nil || !bytes.Equal(bytes.TrimSpace(want), fresh) {
+				t.Errorf("fresh  %s\nloaded %s, %v", fresh, want, err)
+			}
 		}
 	})
 }

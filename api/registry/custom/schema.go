@@ -21,6 +21,7 @@ import (
 type compiled struct {
 	internal   *apiextensions.JSONSchemaProps
 	structural *structuralschema.Structural
+	defaults   int // the size of all defaults of the schema
 	table      rest.TableConvertor
 }
 
@@ -46,7 +47,7 @@ func (v *versionOf) compile() (*compiled, error) {
 		if err := defaulting.PruneDefaults(structural); err != nil {
 			return nil, fmt.Errorf("the defaults of %s: %w", v.gvk, err)
 		}
-		c.internal, c.structural = internal.OpenAPIV3Schema, structural
+		c.internal, c.structural, c.defaults = internal.OpenAPIV3Schema, structural, defaultsOf(structural)
 	}
 	columns := v.AdditionalPrinterColumns
 	if len(columns) == 0 {
@@ -55,7 +56,7 @@ func (v *versionOf) compile() (*compiled, error) {
 		}
 	}
 	// With an invalid column, the table has those before it, as in upstream.
-	c.table, _ = tableconvertor.New(columns)
+	c.table, _ = tableconvertor.New(boundedColumns(columns))
 	return c, nil
 }
 

@@ -3,6 +3,7 @@ package custom
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -91,7 +92,11 @@ func (v *versionOf) validate(ctx context.Context, obj runtime.Object) field.Erro
 	if errs := v.validateType(u); len(errs) > 0 {
 		return errs
 	}
-	errs := v.validateMeta(ctx, operation.Create, u, nil)
+	if errs := r.validateDefaults(u); len(errs) > 0 {
+		return errs
+	}
+	meta, wrong := metaOf(u)
+	errs := v.validateMeta(ctx, operation.Create, meta, wrong, nil)
 	errs = append(errs, validation.ValidateCustomResource(nil, u.Object, r.schema)...)
 	errs = append(errs, v.validateScale(u, true)...)
 	errs = append(errs, objectmeta.Validate(ctx, nil, u.Object, r.structural, false)...)
@@ -99,7 +104,7 @@ func (v *versionOf) validate(ctx context.Context, obj runtime.Object) field.Erro
 	if errs = r.applyRules(ctx, errs, u, nil); len(errs) > 0 {
 		return errs
 	}
-	return apivalidation.ValidateObjectMetaAccessor(u, v.of.namespaced(), pathSegment, field.NewPath("metadata"))
+	return apivalidation.ValidateObjectMetaAccessor(meta, v.of.namespaced(), pathSegment, field.NewPath("metadata"))
 }
 
 // applyRules adds the problems that the rules in CEL find, unless the object is so wrong that they cannot be applied.
@@ -123,18 +128,24 @@ func (v *versionOf) validateUpdate(ctx context.Context, obj, old runtime.Object)
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
-	errs := v.validateChangedMeta(now, then)
+	if errs := r.validateDefaults(now); len(errs) > 0 {
+		return errs
+	}
+	meta, unreadable := metaOf(now)
+	errs := v.validateChangedMeta(meta, now, then)
 	correlated := common.NewCorrelatedObject(now.Object, then.Object, &model.Structural{Structural: r.structural})
 	if wrong := v.validateType(now); len(wrong) > 0 {
 		errs = append(errs, wrong...)
 	} else {
-		errs = append(errs, v.validateMeta(ctx, operation.Update, now, then)...)
+		errs = append(errs, v.validateMeta(ctx, operation.Update, meta, unreadable, then)...)
 		errs = append(errs, validation.ValidateCustomResourceUpdate(nil, now.Object, then.Object, r.schema, validation.WithRatcheting(correlated))...)
 		errs = append(errs, v.validateScale(now, true)...)
 	}
 	errs = append(errs, objectmeta.Validate(ctx, nil, now.Object, r.structural, false)...)
 	errs = append(errs, changedLists(r, now, then)...)
-	return r.applyRules(ctx, errs, now, then.Object, cel.WithRatcheting(correlated))
+	errs = r.applyRules(ctx, errs, now, then.Object, cel.WithRatcheting(correlated))
+	validation.Metrics.ObserveRatchetingTime(*correlated.Duration)
+	return errs
 }
 
 func (v *versionOf) validateStatus(ctx context.Context, obj, old runtime.Object) field.ErrorList {
@@ -143,12 +154,16 @@ func (v *versionOf) validateStatus(ctx context.Context, obj, old runtime.Object)
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
-	errs := v.validateChangedMeta(now, then)
+	if errs := r.validateDefaults(now); len(errs) > 0 {
+		return errs
+	}
+	meta, unreadable := metaOf(now)
+	errs := v.validateChangedMeta(meta, now, then)
 	correlated := common.NewCorrelatedObject(now.Object, then.Object, &model.Structural{Structural: r.structural})
 	if wrong := v.validateType(now); len(wrong) > 0 {
 		errs = append(errs, wrong...)
 	} else {
-		errs = append(errs, v.validateMeta(ctx, operation.Update, now, then)...)
+		errs = append(errs, v.validateMeta(ctx, operation.Update, meta, unreadable, then)...)
 		if status, ok := now.Object["status"]; ok {
 			var options []validation.ValidationOption
 			if r.structural != nil {
@@ -159,7 +174,9 @@ func (v *versionOf) validateStatus(ctx context.Context, obj, old runtime.Object)
 		errs = append(errs, v.validateScale(now, false)...)
 	}
 	errs = append(errs, changedLists(r, now, then)...)
-	return r.applyRules(ctx, errs, now, then.Object, cel.WithRatcheting(correlated))
+	errs = r.applyRules(ctx, errs, now, then.Object, cel.WithRatcheting(correlated))
+	validation.Metrics.ObserveRatchetingTime(*correlated.Duration)
+	return errs
 }
 
 // changedLists validates sets and maps in lists, unless those of the old object were wrong already.
@@ -184,10 +201,12 @@ func (v *versionOf) validateType(u *unstructured.Unstructured) (errs field.Error
 	return errs
 }
 
-// validateChangedMeta does what upstream does with the metadata of every update.
-func (v *versionOf) validateChangedMeta(now, then *unstructured.Unstructured) field.ErrorList {
+// validateChangedMeta does what upstream does with the metadata of every update. meta is that of now; it is nil if it cannot be read.
+func (v *versionOf) validateChangedMeta(meta *metav1.ObjectMeta, now, then *unstructured.Unstructured) (errs field.ErrorList) {
 	at := field.NewPath("metadata")
-	errs := apivalidation.ValidateObjectMetaAccessor(now, v.of.namespaced(), pathSegment, at)
+	if meta != nil {
+		errs = apivalidation.ValidateObjectMetaAccessor(meta, v.of.namespaced(), pathSegment, at)
+	}
 	return append(errs, apivalidation.ValidateObjectMetaAccessorUpdate(now, then, at)...)
 }
 
@@ -199,15 +218,15 @@ func pathSegment(name string, prefix bool) []string {
 	return content.IsPathSegmentName(name)
 }
 
-// validateMeta validates metadata as that of custom resources.
-func (v *versionOf) validateMeta(ctx context.Context, op operation.Type, now, then *unstructured.Unstructured) field.ErrorList {
-	meta, err := metaOf(now)
-	if err != nil {
-		return field.ErrorList{err}
+// validateMeta validates metadata as that of custom resources. unreadable is why meta could not be read.
+func (v *versionOf) validateMeta(ctx context.Context, op operation.Type, meta *metav1.ObjectMeta, unreadable *field.Error, then *unstructured.Unstructured) field.ErrorList {
+	if unreadable != nil {
+		return field.ErrorList{unreadable}
 	}
 	var old *metav1.ObjectMeta
 	name := apivalidation.ValidateNameFunc(apivalidation.NameIsDNSSubdomain)
 	if then != nil {
+		var err *field.Error
 		if old, err = metaOf(then); err != nil {
 			return field.ErrorList{err}
 		}
@@ -216,19 +235,45 @@ func (v *versionOf) validateMeta(ctx context.Context, op operation.Type, now, th
 	return apivalidation.ValidateObjectMetaDeclaratively(ctx, op, meta, old, v.of.namespaced(), name, field.NewPath("metadata"), true)
 }
 
+// metaOf returns an object's metadata for its validation, which does not look at what fields a manager has: converting these would cost more than
+// all others.
 func metaOf(u *unstructured.Unstructured) (*metav1.ObjectMeta, *field.Error) {
-	meta := &metav1.ObjectMeta{}
 	raw, ok := u.Object["metadata"].(map[string]any)
 	if !ok {
 		if u.Object["metadata"] == nil {
-			return meta, nil
+			return &metav1.ObjectMeta{}, nil
 		}
 		return nil, field.Invalid(field.NewPath("metadata"), u.Object["metadata"], fmt.Sprintf("expected map[string]interface{}, got %T", u.Object["metadata"]))
 	}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(raw, meta); err != nil {
+	meta := &metav1.ObjectMeta{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(withoutFieldSets(raw), meta); err != nil {
 		return nil, field.Invalid(field.NewPath("metadata"), raw, err.Error())
 	}
 	return meta, nil
+}
+
+// withoutFieldSets returns metadata that lacks the sets of fields in its managed fields, and shares everything else.
+func withoutFieldSets(meta map[string]any) map[string]any {
+	entries, ok := meta["managedFields"].([]any)
+	if !ok {
+		return meta
+	}
+	bare := make([]any, len(entries))
+	for i, e := range entries {
+		bare[i] = e
+		entry, ok := e.(map[string]any)
+		if !ok {
+			continue
+		}
+		if _, ok := entry["fieldsV1"].(map[string]any); ok {
+			entry = maps.Clone(entry)
+			delete(entry, "fieldsV1")
+			bare[i] = entry
+		}
+	}
+	meta = maps.Clone(meta)
+	meta["managedFields"] = bare
+	return meta
 }
 
 func warnCreate(_ context.Context, obj runtime.Object) []string {

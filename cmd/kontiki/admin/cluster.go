@@ -35,7 +35,7 @@ func clusterCommand() *cobra.Command {
 	sub("members", "List all hosts, masters and workers, as gossip sees them", cobra.NoArgs, clusterMembers)
 	sub("transfer [MASTER]", "Hand leadership over to a master, or to any", cobra.MaximumNArgs(1), transferLeadership).ValidArgsFunction = masters
 	sub("remove MASTER", "Remove a master for good, dead or alive; it can join again with an empty data directory and a token", cobra.ExactArgs(1), removeMaster).ValidArgsFunction = masters
-	cmd.AddCommand(recoverCommand(), certsCommand(&f))
+	cmd.AddCommand(upgradeCommand(&f), recoverCommand(), certsCommand(&f))
 	return cmd
 }
 

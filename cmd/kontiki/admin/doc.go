@@ -7,6 +7,6 @@ import "github.com/spf13/cobra"
 // Commands returns the commands.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		statusCommand(), topCommand(), debugCommand(), clusterCommand(), applyCommand(), undeleteCommand(), whyCommand(), traceCommand(), adviseCommand(), tokenCommand(), secretsCommand(), imageCommand(), kubectlCommand(), snapshotCommand(),
+		statusCommand(), topCommand(), cisCommand(), debugCommand(), clusterCommand(), applyCommand(), undeleteCommand(), whyCommand(), traceCommand(), adviseCommand(), tokenCommand(), secretsCommand(), imageCommand(), kubectlCommand(), snapshotCommand(),
 	}
 }

@@ -8,6 +8,12 @@ const (
 	SecretsPath  = "/kontiki/v1/secrets"
 )
 
+// FlagsAnswer has the flags of the master that answers, by name, also those that have their defaults. Join tokens are left out.
+type FlagsAnswer struct {
+	Master string            `json:"master"`
+	Flags  map[string]string `json:"flags"`
+}
+
 // CertsChange is the body of a POST to CertsPath.
 type CertsChange struct {
 	Action string `json:"action"`

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/kontiki/kontiki/internal/bytesize"
 	"github.com/kontiki/kontiki/node/server"
 )
 
@@ -157,7 +158,7 @@ func onImage(ctx context.Context, request *rest.Request, did string) (string, er
 	if err := json.Unmarshal(body, &image); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s %s (%s)", did, nameOf(image), sizeOf(image.Size)), nil
+	return fmt.Sprintf("%s %s (%s)", did, nameOf(image), bytesize.Text(float64(image.Size))), nil
 }
 
 // importInto sends an image archive to a node's agent.
@@ -192,7 +193,7 @@ func exportImage(ctx context.Context, o imageOptions, image, path string, out io
 	for _, node := range names {
 		n, err := exportFrom(ctx, core, node, image, path)
 		if err == nil {
-			fmt.Fprintf(out, "%s: exported %s (%s)\n", node, image, sizeOf(n))
+			fmt.Fprintf(out, "%s: exported %s (%s)\n", node, image, bytesize.Text(float64(n)))
 			return nil
 		}
 		failed = append(failed, fmt.Errorf("export from %s: %w", node, err))
@@ -281,7 +282,7 @@ func printImages(out io.Writer, byNode map[string][]server.LocalImage) error {
 			where = fmt.Sprintf("all %d", len(byNode))
 		}
 		id := strings.TrimPrefix(r.ID, "sha256:")
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", nameOf(r.LocalImage), id[:min(len(id), 12)], sizeOf(r.Size), origin, where)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", nameOf(r.LocalImage), id[:min(len(id), 12)], bytesize.Text(float64(r.Size)), origin, where)
 	}
 	return table.Flush()
 }
@@ -297,13 +298,4 @@ func nameOf(i server.LocalImage) string {
 		return i.Digests[0]
 	}
 	return i.ID
-}
-
-func sizeOf(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB"}
-	f, u := float64(n), 0
-	for f >= 1024 && u < len(units)-1 {
-		f, u = f/1024, u+1
-	}
-	return fmt.Sprintf("%.4g %s", f, units[u])
 }

@@ -16,9 +16,9 @@ func TestImagesOfAllNodesArePrinted(t *testing.T) {
 	if err := printImages(&out, map[string][]server.LocalImage{"w2": {app}, "w1": {tools, app}}); err != nil {
 		t.Fatal(err)
 	}
-	want := `IMAGE                                      ID            SIZE   ORIGIN    NODES
-docker.io/team/app:1,docker.io/team/app:2  0123456789ab  3 MiB  pulled    all 2
-docker.io/team/tools@sha256:aa             fedcba987654  500 B  imported  w1
+	want := `IMAGE                                      ID            SIZE     ORIGIN    NODES
+docker.io/team/app:1,docker.io/team/app:2  0123456789ab  3.0 MiB  pulled    all 2
+docker.io/team/tools@sha256:aa             fedcba987654  500 B    imported  w1
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)

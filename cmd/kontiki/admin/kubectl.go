@@ -9,24 +9,14 @@ import (
 	"k8s.io/component-base/cli"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
-
-	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
 
-// Kubectl runs kubectl itself. If the user names no cluster, it uses the development cluster on this machine, or the one whose
-// master runs here.
+// Kubectl runs kubectl itself. If KUBECONFIG names no cluster, it uses the one that the other commands use (Config), and only if there is
+// none on this machine that of ~/.kube/config.
 func Kubectl(args []string) int {
 	os.Args = args
-	if _, named := os.LookupEnv("KUBECONFIG"); !named {
-		home, _ := os.UserHomeDir()
-		if _, err := os.Stat(home + "/.kube/config"); err != nil {
-			for _, path := range []string{dev.DefaultDir + "/kubeconfig", DefaultServerDir + "/admin.kubeconfig"} {
-				if _, err := os.Stat(path); err == nil {
-					os.Setenv("KUBECONFIG", path)
-					break
-				}
-			}
-		}
+	if path := kubeconfigPath(""); path != "" {
+		os.Setenv("KUBECONFIG", path)
 	}
 	// The same as kubectl's own defaults, which it does not export.
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}

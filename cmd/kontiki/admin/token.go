@@ -25,6 +25,9 @@ func tokenCommand() *cobra.Command {
 			if output != "" && output != "json" {
 				return fmt.Errorf("--output: %q is not json", output)
 			}
+			if err := enterHost(dir); err != nil {
+				return err
+			}
 			a, err := cluster.DialAdmin(dir)
 			if err != nil {
 				return err

@@ -102,7 +102,7 @@ func (s *State) cgroupPids() (pids []int) {
 			}
 			data, _ := os.ReadFile(path)
 			for _, field := range strings.Fields(string(data)) {
-				if pid, err := strconv.Atoi(field); err == nil {
+				if pid, err := strconv.Atoi(field); err == nil && pid > 0 { // 0: a process of another pid namespace
 					pids = append(pids, pid)
 				}
 			}

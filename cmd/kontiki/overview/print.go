@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kontiki/kontiki/internal/bytesize"
 )
 
 // Print writes the report for people.
@@ -114,21 +116,9 @@ func (r Resource) share(q resource.Quantity) string {
 func (r Resource) text(q resource.Quantity) string {
 	switch r.Name {
 	case corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
-		return bytes(q.AsApproximateFloat64())
+		return bytesize.Text(q.AsApproximateFloat64())
 	case corev1.ResourceCPU:
 		return strconv.FormatFloat(math.Round(100*q.AsApproximateFloat64())/100, 'f', -1, 64)
 	}
 	return q.String()
-}
-
-func bytes(n float64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
-	i := 0
-	for n >= 1024 && i < len(units)-1 {
-		n, i = n/1024, i+1
-	}
-	if n >= 10 || i == 0 {
-		return fmt.Sprintf("%.0f %s", n, units[i])
-	}
-	return fmt.Sprintf("%.1f %s", n, units[i])
 }

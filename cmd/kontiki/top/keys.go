@@ -64,6 +64,9 @@ func (m *Model) tableKey(key string) Action {
 	case "y":
 		return m.about(YAML)
 	case "l", "p":
+		if key == "l" && m.query.Kind.selectsPods() {
+			return m.about(Logs)
+		}
 		a := m.aboutPod(Logs)
 		a.Previous = key == "p"
 		return a
@@ -114,7 +117,7 @@ func (m *Model) about(verb Verb) Action {
 
 func (m *Model) aboutPod(verb Verb) Action {
 	if !m.query.Kind.is("", "pods") {
-		m.Say("logs and shells are of pods; Enter shows the pods of a workload or node", true)
+		m.Say("this is of pods; Enter shows the pods of a workload or node", true)
 		return Action{}
 	}
 	return m.about(verb)

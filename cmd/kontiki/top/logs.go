@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,22 +18,39 @@ import (
 // logTail is how many lines before now are asked for.
 const logTail = "1000"
 
-// stream holds the lines of a log that are not shown yet. It is safe for concurrent use.
+// stream holds the lines of a log, or of several, that are not shown yet. It is safe for concurrent use.
 type stream struct {
 	changed chan<- struct{}
 
 	mu    sync.Mutex
-	lines []string
+	lines []entry
 	ended string
 }
 
-// take moves what came to the text.
+// entry is a clean line, with its time if lines of several logs are merged by it.
+type entry struct {
+	at   time.Time
+	line string
+}
+
+// take moves what came to the text: in the order of time where lines have one.
 func (s *stream) take(t *Text) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.Append(s.lines...)
+	slices.SortStableFunc(s.lines, func(a, b entry) int { return a.at.Compare(b.at) })
+	for _, e := range s.lines {
+		t.Append(e.line)
+	}
 	s.lines = nil
 	t.End(s.ended)
+}
+
+func (s *stream) add(at time.Time, line string) {
+	s.update(func() {
+		if s.lines = append(s.lines, entry{at, line}); len(s.lines) > 2*maxLines {
+			s.lines = append([]entry(nil), s.lines[len(s.lines)-maxLines:]...)
+		}
+	})
 }
 
 func (s *stream) update(change func()) {
@@ -46,7 +65,7 @@ func (s *stream) update(change func()) {
 
 // run reads a log until it or the context ends.
 func (s *stream) run(ctx context.Context, request *rest.Request) {
-	err := s.read(ctx, request)
+	err := readLines(ctx, request, func(line string) { s.add(time.Time{}, line) })
 	if ctx.Err() != nil {
 		return
 	}
@@ -58,7 +77,8 @@ func (s *stream) run(ctx context.Context, request *rest.Request) {
 	})
 }
 
-func (s *stream) read(ctx context.Context, request *rest.Request) error {
+// readLines calls a function with each line of a log, clean, until the log or the context ends.
+func readLines(ctx context.Context, request *rest.Request, line func(string)) error {
 	body, err := request.Stream(ctx)
 	if err != nil {
 		return err
@@ -69,12 +89,7 @@ func (s *stream) read(ctx context.Context, request *rest.Request) error {
 		// A line that is longer than the buffer is shown up to there, and the rest of it is passed over.
 		part, err := reader.ReadSlice('\n')
 		if len(part) > 0 && !within {
-			line := clean(string(part), lineBytes)
-			s.update(func() {
-				if s.lines = append(s.lines, line); len(s.lines) > 2*maxLines {
-					s.lines = append([]string(nil), s.lines[len(s.lines)-maxLines:]...)
-				}
-			})
+			line(clean(string(part), lineBytes))
 		}
 		within = errors.Is(err, bufio.ErrBufferFull)
 		switch {

@@ -10,9 +10,10 @@ import (
 )
 
 var (
-	podKind  = Kind{GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "pods"}, Kind: "Pod", Namespaced: true, Watched: true, names: []string{"pods", "pod", "po"}}
-	nodeKind = Kind{GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "nodes"}, Kind: "Node", Watched: true, names: []string{"nodes", "node", "no"}}
-	noon     = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	podKind        = Kind{GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "pods"}, Kind: "Pod", Namespaced: true, Watched: true, names: []string{"pods", "pod", "po"}}
+	nodeKind       = Kind{GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "nodes"}, Kind: "Node", Watched: true, names: []string{"nodes", "node", "no"}}
+	deploymentKind = Kind{GroupVersionResource: schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}, Kind: "Deployment", Namespaced: true, Watched: true, names: []string{"deployments", "deployment", "deploy"}}
+	noon           = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 )
 
 // pods returns a model of pods, each with as many restarts as its number.
@@ -178,12 +179,21 @@ func TestKeysAskForActions(t *testing.T) {
 	press(m, "esc")
 	m.Show(Query{Kind: nodeKind})
 	m.Update(Snapshot{Columns: []Column{{Name: "NAME"}}, Listed: true, Rows: []*Row{{Name: "worker-1", Cells: []string{"worker-1"}}}})
-	if a := press(m, "l"); a.Verb != None || !strings.Contains(screenText(m), "logs and shells are of pods") {
+	if a := press(m, "l"); a.Verb != None || !strings.Contains(screenText(m), "this is of pods") {
 		t.Errorf("logs of a node: %+v", a)
 	}
 	if a := press(m, "esc"); a.Verb != Open || !a.Query.Kind.is("", "pods") {
 		t.Errorf("back: %+v", a)
 	}
+	m.Show(Query{Kind: deploymentKind})
+	m.Update(Snapshot{Columns: []Column{{Name: "NAME"}}, Listed: true, Rows: []*Row{{Name: "web", Namespace: "default", Cells: []string{"web"}}}})
+	if a := press(m, "l"); a.Verb != Logs || a.Row.Name != "web" {
+		t.Errorf("logs of a workload: %+v", a)
+	}
+	if a := press(m, "p"); a.Verb != None {
+		t.Errorf("previous logs of a workload: %+v", a)
+	}
+	press(m, "esc")
 	m.Resize(120, 24)
 	press(m, "?")
 	if !strings.Contains(screenText(m), "ctrl-w") {

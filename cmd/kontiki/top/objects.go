@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,6 +80,8 @@ var selecting = map[string][]string{
 	"": {"replicationcontrollers", "services"}, "apps": {"deployments", "replicasets", "statefulsets", "daemonsets"},
 	"batch": {"jobs"}, "policy": {"poddisruptionbudgets"},
 }
+
+func (k Kind) selectsPods() bool { return slices.Contains(selecting[k.Group], k.Resource) }
 
 // selectorOf returns the label selector of an object that selects pods.
 func selectorOf(ctx context.Context, client rest.Interface, kind Kind, r *Row) (string, error) {

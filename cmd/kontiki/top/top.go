@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 
@@ -290,7 +289,7 @@ func (a *app) enter(ctx context.Context, action Action) {
 		a.open(ctx, Query{Kind: pods, Fields: fields.OneTermEqualSelector("spec.nodeName", r.Name).String(), Of: of})
 	case kind.is("", "pods"):
 		a.logs(ctx, action)
-	case slices.Contains(selecting[kind.Group], kind.Resource):
+	case kind.selectsPods():
 		a.endText()
 		asked := a.texts
 		a.ask(ctx, func(asking context.Context) func() {
@@ -339,8 +338,38 @@ func (a *app) read(ctx context.Context, what string, action Action, get func(ctx
 	})
 }
 
-// logs shows and follows a log.
+// mergedLogs shows and follows the logs of all pods of a workload.
+func (a *app) mergedLogs(ctx context.Context, action Action) {
+	a.endText()
+	asked, r := a.texts, action.Row
+	ctx, a.stopText = context.WithCancel(ctx)
+	a.ask(ctx, func(asking context.Context) func() {
+		selector, err := selectorOf(asking, a.client, action.Query.Kind, r)
+		return func() {
+			switch {
+			case asked != a.texts:
+				return
+			case err != nil:
+				a.model.Say(err.Error(), true)
+				return
+			}
+			a.model.Read(&Text{Title: " logs of all pods of " + strings.TrimSuffix(action.Query.Kind.Resource, "s") + " " + r.Namespace + "/" + r.Name, Pod: r, Query: action.Query, follow: true})
+			a.log = &stream{changed: a.changed}
+			go (&merger{set: a.set, namespace: r.Namespace, selector: selector, prefix: r.Name + "-", stream: a.log}).run(ctx)
+		}
+	})
+}
+
+// logs shows and follows a log, or those of a workload's pods.
 func (a *app) logs(ctx context.Context, action Action) {
+	if action.Query.Kind.selectsPods() {
+		if action.Previous {
+			a.model.Say("logs from before a restart are of one pod; Enter shows the pods of a workload", true)
+			return
+		}
+		a.mergedLogs(ctx, action)
+		return
+	}
 	a.endText()
 	asked, r := a.texts, action.Row
 	ctx, a.stopText = context.WithCancel(ctx)

@@ -107,7 +107,7 @@ var helpText = []string{
 	" 0                   all namespaces",
 	" enter               a namespace's, node's or workload's pods; a pod's logs; otherwise describe",
 	" d  y                describe, YAML",
-	" l  p                logs of a pod, of its container before the last restart",
+	" l  p                logs of a pod, or of all pods of a workload; of a pod's container before the last restart",
 	"                     in logs: s follow, p previous, c next container",
 	" s                   a shell in a pod",
 	" ctrl-d              delete, after confirmation",

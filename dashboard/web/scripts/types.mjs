@@ -3,7 +3,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 
 const roots = {
-  'io.k8s.api.core.v1.': ['Pod', 'Node', 'Event', 'Service', 'Secret', 'ConfigMap', 'PersistentVolumeClaim', 'Namespace'],
+  'io.k8s.api.core.v1.': ['Pod', 'Node', 'Event', 'Service', 'Secret', 'ConfigMap', 'PersistentVolumeClaim', 'PersistentVolume', 'Namespace'],
+  'io.k8s.api.networking.v1.': ['NetworkPolicy'],
   'io.k8s.api.apps.v1.': ['Deployment', 'ReplicaSet', 'StatefulSet', 'DaemonSet', 'ControllerRevision'],
   'io.k8s.api.batch.v1.': ['Job', 'CronJob'],
   'io.k8s.api.discovery.v1.': ['EndpointSlice'],

@@ -7,8 +7,9 @@ import { bytes, cores, duration, goDuration, quantity, tone } from '../src/lib/f
 import { contexts } from '../src/lib/kubeconfig';
 import { LogBuffer, plain, splitLine } from '../src/lib/logs';
 import { fieldPaths } from '../src/lib/managed';
+import type { Obj } from '../src/lib/objects.svelte';
 import { pkcs8, sign } from '../src/lib/pem';
-import { parseManifests, progressOf, shown } from '../src/lib/release';
+import { parseManifests, progressOf, same, shown } from '../src/lib/release';
 import { stem } from '../src/lib/findings';
 import { tokens, without } from '../src/lib/yaml';
 import type { Kind } from '../src/lib/kinds.svelte';
@@ -153,6 +154,21 @@ describe('releases', () => {
     expect(secret('b3Blbi1zZXNhbWU=')).not.toContain('b3Blbi1zZXNhbWU=');
     expect(secret('YQ==')).not.toBe(secret('Yg=='));
     expect(secret('YQ==')).not.toMatch(/uid|status/);
+  });
+  test('hide what kubectl notes of Secrets, and leave it to the object, which an undo puts back', () => {
+    const note = 'kubectl.kubernetes.io/last-applied-configuration';
+    const object = { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'a', annotations: { [note]: '{"stringData":{"k":"open-sesame"}}', kept: 'yes' } }, data: { k: 'b3Blbi1zZXNhbWU=' } };
+    expect(shown(object)).not.toMatch(/sesame|last-applied/);
+    expect(shown(object)).toContain('kept: ');
+    expect(object.metadata.annotations[note]).toContain('open-sesame');
+    expect(object.data.k).toBe('b3Blbi1zZXNhbWU=');
+  });
+  test('compare what they write, and not the marks that stand for it', () => {
+    const of = (value: string, more = {}): Obj => ({ apiVersion: 'v1', kind: 'Secret', metadata: { name: 'a', ...more }, data: { k: value } });
+    expect(same(of('YQ=='), of('YQ==', { resourceVersion: '2', uid: '1' }))).toBe(true);
+    expect(same(of('YQ=='), of('Yg=='))).toBe(false);
+    expect(same(of('YQ=='), of('YQ==', { annotations: { a: 'b' } }))).toBe(false);
+    expect(same(undefined, of('YQ=='))).toBe(false);
   });
   test.each([
     ['deployments.apps', { generation: 2 }, { replicas: 2 }, { observedGeneration: 1 }, 'waiting'], ['deployments.apps', { generation: 2 }, { replicas: 2 }, { observedGeneration: 2, replicas: 3, updatedReplicas: 2, availableReplicas: 2 }, 'waiting'],

@@ -1,6 +1,7 @@
 // Package manifests reads webhooks and policies from files of a master (KEP-5793, manifest-based admission control), with upstream's loaders:
 // the configuration of a plugin in the file of --admission-control-config-file names a directory (staticManifestsDir). Such hooks apply before
-// any object can be stored, and also to the configurations of admission that are objects, which hooks that are objects never see.
+// any object can be stored, and also to the configurations of admission that are objects, which hooks that are objects never see. The configuration of
+// a plugin for webhooks may also name a kubeconfig file with the credentials by which masters identify themselves to webhooks.
 //
 // The files are read when the master starts, where an error is fatal, and again when they change, where an error leaves what was read before.
 package manifests
@@ -25,6 +26,7 @@ import (
 	webhookloader "k8s.io/kubernetes/pkg/admission/plugin/webhook/manifest/loader"
 
 	"github.com/kontiki/kontiki/api/extension/admission/policies"
+	"github.com/kontiki/kontiki/api/extension/webhook"
 )
 
 // Plugins are the plugins that have a configuration.
@@ -54,6 +56,10 @@ type Manifests struct {
 	mutatingWebhooks   webhookSource
 	validatingWebhooks webhookSource
 	loops              []func(context.Context)
+
+	// MutatingCredentials and ValidatingCredentials are those of the kubeconfig files that the configurations of the plugins for webhooks name;
+	// nil means none.
+	MutatingCredentials, ValidatingCredentials webhook.Credentials
 }
 
 type webhookSource interface {
@@ -73,7 +79,7 @@ func Open(config func(plugin string) ([]byte, error)) (*Manifests, error) {
 			return nil, fmt.Errorf("%s: %w", plugin, err)
 		}
 	}
-	if len(m.loops) == 0 {
+	if len(m.loops) == 0 && m.MutatingCredentials == nil && m.ValidatingCredentials == nil {
 		return nil, nil
 	}
 	return m, nil
@@ -87,7 +93,7 @@ type source interface {
 
 // open reads the directory that a plugin's configuration names, if it names one.
 func (m *Manifests) open(plugin string, config io.Reader) error {
-	dir, err := directory(plugin, config)
+	dir, err := m.directory(plugin, config)
 	if err != nil || dir == "" {
 		return err
 	}
@@ -143,22 +149,37 @@ func (m *Manifests) open(plugin string, config io.Reader) error {
 	return nil
 }
 
-// directory returns the directory that a plugin's configuration names, "" for none.
-func directory(plugin string, config io.Reader) (string, error) {
+// directory returns the directory that a plugin's configuration names, "" for none, and opens the credentials that it names.
+func (m *Manifests) directory(plugin string, config io.Reader) (string, error) {
 	switch plugin {
 	case "MutatingAdmissionPolicy":
 		c, err := policyconfig.LoadMutatingConfig(config)
-		return c.StaticManifestsDir, err
+		if err != nil {
+			return "", err
+		}
+		return c.StaticManifestsDir, nil
 	case "ValidatingAdmissionPolicy":
 		c, err := policyconfig.LoadValidatingConfig(config)
-		return c.StaticManifestsDir, err
+		if err != nil {
+			return "", err
+		}
+		return c.StaticManifestsDir, nil
 	}
 	c, err := webhookconfig.LoadConfig(config)
 	if err != nil {
 		return "", err
 	}
-	if c.KubeConfigFile != "" {
-		return "", fmt.Errorf("kubeConfigFile is not supported: webhooks identify masters by nothing; leave it out")
+	if c.KubeConfigFile == "" {
+		return c.StaticManifestsDir, nil
+	}
+	credentials, err := webhook.OpenCredentials(c.KubeConfigFile)
+	if err != nil {
+		return "", fmt.Errorf("kubeConfigFile: %w", err)
+	}
+	if plugin == "MutatingAdmissionWebhook" {
+		m.MutatingCredentials = credentials
+	} else {
+		m.ValidatingCredentials = credentials
 	}
 	return c.StaticManifestsDir, nil
 }

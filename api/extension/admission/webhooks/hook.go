@@ -40,6 +40,8 @@ type Calls struct {
 	Pods webhook.Pods
 	// Local permits addresses of this host. It is for tests.
 	Local bool
+	// MutatingCredentials and ValidatingCredentials are by what masters identify themselves to webhooks; nil means by nothing.
+	MutatingCredentials, ValidatingCredentials webhook.Credentials
 	// Authorizer answers the match conditions that ask it.
 	Authorizer authorizer.UnconditionalAuthorizer
 }
@@ -82,6 +84,9 @@ func Of(accessor upstream.WebhookAccessor, c Calls) *Hook {
 		target, err := targetOf(accessor.GetClientConfig())
 		if err != nil {
 			return nil, err
+		}
+		if target.Credentials = c.ValidatingCredentials; h.mutating != nil {
+			target.Credentials = c.MutatingCredentials
 		}
 		return webhook.New(target, c.Pods, c.Local)
 	})

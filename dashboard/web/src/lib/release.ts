@@ -78,21 +78,40 @@ export async function apply(targets: Target[], force: boolean, dryRun: boolean):
 
 const ignored = ['managedFields', 'resourceVersion', 'uid', 'creationTimestamp', 'generation'];
 
-/** An object as YAML, without what the masters fill in. Values of Secrets are replaced by their lengths. */
+/** What people write of an object: without what the masters fill in. The object itself stays as it is. */
+function written(o: Obj): Obj {
+  const { status: _, ...rest } = o;
+  return { ...rest, metadata: Object.fromEntries(Object.entries(o.metadata).filter(([k]) => !ignored.includes(k))) as Obj['metadata'] };
+}
+
+const asYAML = (o: unknown): string => dump(o, { sortKeys: true, lineWidth: -1, noRefs: true });
+
+/** Whether nothing of two states of an object differs but what the masters fill in. */
+export function same(a: Obj | undefined, b: Obj | undefined): boolean {
+  return a && b ? asYAML(written(a)) === asYAML(written(b)) : a === b;
+}
+
+/** An object as YAML, without what the masters fill in. Values of Secrets are replaced by marks. */
 export function shown(o: Obj | undefined): string {
   if (!o) return '';
-  const { status: _, ...rest } = o;
-  const metadata = Object.fromEntries(Object.entries(o.metadata).filter(([k]) => !ignored.includes(k)));
-  const masked = o.kind === 'Secret' ? Object.fromEntries(['data', 'stringData'].filter((f) => isObject(rest[f])).map((f) => [f, Object.fromEntries(Object.entries(rest[f] as Record<string, unknown>).map(([k, v]) => [k, digest(String(v))]))])) : {};
-  if (o.kind === 'Secret' && isObject(metadata['annotations'])) delete (metadata['annotations'] as Record<string, unknown>)['kubectl.kubernetes.io/last-applied-configuration'];
-  return dump({ ...rest, ...masked, metadata }, { sortKeys: true, lineWidth: -1, noRefs: true });
+  const w = written(o);
+  if (o.kind !== 'Secret') return asYAML(w);
+  for (const field of ['data', 'stringData']) {
+    if (isObject(w[field])) w[field] = Object.fromEntries(Object.entries(w[field]).map(([k, v]) => [k, digest(String(v))]));
+  }
+  // kubectl keeps in it what it applied, values too.
+  const { 'kubectl.kubernetes.io/last-applied-configuration': _, ...annotations } = w.metadata.annotations ?? {};
+  return asYAML({ ...w, metadata: { ...w.metadata, ...(w.metadata.annotations ? { annotations } : {}) } });
 }
+
+/** Another one in each page, so that a mark says nothing of a value to who guesses. */
+const salt = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
 
 /** A short mark of a value that is not shown, so that a change can be seen. */
 function digest(value: string): string {
-  let h = 0x811c9dc5;
+  let h = 0x811c9dc5 ^ salt;
   for (let i = 0; i < value.length; i++) h = Math.imul(h ^ value.charCodeAt(i), 0x01000193);
-  return `hidden, ${value.length} characters, ${(h >>> 0).toString(16).slice(0, 4)}`;
+  return `hidden, ${value.length} characters, ${(h >>> 0).toString(16).padStart(8, '0')}`;
 }
 
 /** Undoes a release by one transaction: what it created is deleted, what it changed is as before. It returns what could not be undone, and why. */
@@ -107,7 +126,7 @@ export async function undo(changes: Change[]): Promise<string[]> {
     } else if (now.metadata.uid !== c.after.metadata.uid) left.push(`${what}: somebody else made it anew`);
     else if (!c.before) {
       operations.push({ delete: { apiVersion: c.object.apiVersion, kind: c.object.kind, name: c.name, ...(c.ns ? { namespace: c.ns } : {}), options: { propagationPolicy: 'Background', preconditions: { uid: now.metadata.uid } } } });
-    } else if (shown(c.before) !== shown(c.after)) {
+    } else if (!same(c.before, c.after)) {
       const { resourceVersion: _, ...metadata } = c.before.metadata; // only its status has changed since
       operations.push({ update: { ...c.before, metadata }, keepManagedFields: true });
     }

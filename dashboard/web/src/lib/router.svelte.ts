@@ -10,6 +10,7 @@ class Router {
     document.addEventListener('click', (e) => {
       const link = (e.target as Element).closest?.('a[href^="/ui/"]');
       if (!link || e.defaultPrevented || e.button !== 0 || e.metaKey || e.ctrlKey || e.shiftKey || link.hasAttribute('download') || link.getAttribute('target')) return;
+      if (/^\/ui\/(docs|session)\//.test(link.getAttribute('href') ?? '')) return; // not pages of this one
       e.preventDefault();
       this.go(link.getAttribute('href') ?? '/ui/');
     });

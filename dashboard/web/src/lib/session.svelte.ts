@@ -78,9 +78,9 @@ class Session {
     this.enter(await own<Who>('/session', { method: 'POST', type: 'application/json', body: JSON.stringify(body) }));
   }
 
-  /** Whether the browser presented a certificate. */
-  async presented(): Promise<boolean> {
-    return (await own<{ certificate: boolean }>('/session/challenge')).certificate;
+  /** Which further ways there are: whether the browser presented a certificate, and at which issuer users sign in, "" if at none. */
+  ways(): Promise<{ certificate: boolean; issuer: string }> {
+    return own('/session/challenge');
   }
 
   async signOut(): Promise<void> {

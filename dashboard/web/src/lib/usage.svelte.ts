@@ -9,10 +9,6 @@ export interface Usage {
   /** Bytes. */
   memory: number;
 }
-export interface Sample extends Usage {
-  /** Milliseconds since 1970. */
-  at: number;
-}
 
 interface Measured {
   metadata: { name: string; namespace?: string };
@@ -21,8 +17,6 @@ interface Measured {
 }
 
 const every = 10_000;
-/** How many samples of each subject are kept: half an hour. */
-const keep = 180;
 
 export const metricsServed = (): boolean => kinds.all.some((k) => k.group === 'metrics.k8s.io');
 
@@ -31,16 +25,12 @@ const usageOf = (u: { cpu: string; memory: string }): Usage => ({ cpu: quantity(
 /** Usage of nodes, or of the pods of a namespace, or of one pod, each by name ("namespace/name" of pods, "namespace/name/container" too). */
 export class UsageStore {
   now = $state.raw(new Map<string, Usage>());
-  history = $state.raw(new Map<string, Sample[]>());
   /** Why there is nothing to show, if there is not. */
   problem = $state('');
   private stopped = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(
-    private readonly path: string,
-    private readonly withHistory = false,
-  ) {
+  constructor(private readonly path: string) {
     void this.run();
   }
 
@@ -77,11 +67,6 @@ export class UsageStore {
       }
       this.now = now;
       this.problem = '';
-      if (this.withHistory) {
-        const history = new Map(this.history);
-        for (const [name, u] of now) history.set(name, [...(history.get(name) ?? []).slice(1 - keep), { ...u, at: Date.now() }]);
-        this.history = history;
-      }
     } catch (e) {
       if (e instanceof ApiError && e.status) this.problem = e.message;
     }
