@@ -4,6 +4,10 @@ SHELL := /bin/bash
 .SUFFIXES:
 
 GO          ?= go
+# The binary carries no path of the machine that built it. Tests and checks are built in the same way, so that each package is compiled once for all.
+export GOFLAGS := $(GOFLAGS) -trimpath
+# It is linked statically, so that it runs on any Linux; what images contain is built in the same way, from the same compiled packages.
+export CGO_ENABLED ?= 0
 COMMIT      := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 BUILD_DATE  := $(shell git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
 K8S_VERSION := v1.37.2
@@ -27,7 +31,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e browser page page-tests soak peers sanity upstream compare suite conformance observe lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
+.PHONY: build run stop test unit clocks e2e reader browser page page-tests pictures dashboard-figures soak peers sanity upstream compare suite conformance observe operators lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,7 +39,7 @@ help: ## list the commands
 build: ## build bin/kontiki
 	@mkdir -p bin
 	@echo "building bin/kontiki (the first time this takes some minutes)"
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
+	@$(GO) build -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
 
 node: ## install the packages for the tests in Node.js, at the versions of package-lock.json
 	@if ! command -v npm >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="nodejs:node npm:npm"; fi
@@ -80,11 +84,14 @@ test: deps lint unit clocks page-tests e2e browser ## everything that fits in 30
 again = $(GO) run $(GOTESTSUM) --format standard-quiet --hide-summary skipped --rerun-fails=1 --rerun-fails-max-failures=$(1) \
         --rerun-fails-run-root-test --rerun-fails-abort-on-data-race
 
+# The folders that have benchmarks.
+BENCHMARKED = $$(grep -rlE --include='*_test.go' '^func Benchmark' . | grep -v '^./test/' | xargs -n1 dirname | sort -u)
+
 unit: deps
 	@mkdir -p bin
-	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak|packaging|browser)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
+	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak|packaging|browser|reader|operators)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
 	@echo "each benchmark once, to see that it still works"
-	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
+	@$(GO) test -run '^$$' -bench . -benchtime 1x $(BENCHMARKED) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
 # A Go runtime whose wall clock can be set independently of its monotonic clock, for tests that set the clocks of masters.
 clocks: ## test masters whose wall clocks are set, with a patched Go runtime
@@ -97,7 +104,7 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 
 e2e: deps build images vendors node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
-	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/... ./test/packaging ./test/soak" -- -count=1 -p 1 -timeout 25m
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/... ./test/packaging ./test/reader ./test/soak" -- -count=1 -p 1 -timeout 45m
 
 # The dashboard's page. What is built of dashboard/web is committed, so that building the binary needs no Node.js. Vite needs a newer one than Debian 12 has.
 NPM_DEPS := if ! command -v npm >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="nodejs:node npm:npm"; fi
@@ -113,6 +120,9 @@ page-tests: ## test the page's logic, and that dashboard/dist is what dashboard/
 	npx vite build --logLevel warn --outDir "$(CURDIR)/bin/page" --emptyOutDir && \
 	diff -r "$(CURDIR)/bin/page" ../dist && echo "dashboard/dist is what dashboard/web builds"
 
+reader: deps build images ## do what the documents say, command by command, on machines made of namespaces
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -v -timeout 15m ./test/reader
+
 # Playwright's own browsers are not downloaded: Debian's Chromium is used.
 browser: deps build images ## test the dashboard in Chromium against a cluster (SPEC=signin runs one file)
 	@$(NPM_DEPS)
@@ -120,34 +130,54 @@ browser: deps build images ## test the dashboard in Chromium against a cluster (
 	@cd test/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --silent && npm run --silent check
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar SPEC="$(SPEC)" $(GO) test -count=1 -v -timeout 15m ./test/browser
 
+# Pages are judged by looking at them. ONLY=map takes those whose names match.
+PICTURES ?= $(CURDIR)/bin/pictures
+pictures: deps build images ## photograph every page of the dashboard, on a desktop and a phone, in both themes, into bin/pictures
+	@$(NPM_DEPS)
+	@if ! command -v chromium >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="chromium:chromium"; fi
+	@cd test/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --silent && npm run --silent check
+	PICTURES=$(PICTURES) ONLY="$(ONLY)" KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -v -timeout 40m -run TestPictures ./test/browser
+
+FIGURES ?= 30000
+dashboard-figures: deps build ## measure the dashboard's list of FIGURES pods: first row, memory, scrolling; times are not asserted
+	@$(NPM_DEPS)
+	@if ! command -v chromium >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="chromium:chromium"; fi
+	@cd test/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --silent && npm run --silent check
+	FIGURES=$(FIGURES) KONTIKI=$(CURDIR)/bin/kontiki $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/browser
+
 SOAK := 10m
 soak: deps build images ## create and delete pods for SOAK while agents and containerd are killed, and see that nothing is left (SOAK_SEED=N repeats one)
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) $(GO) test -count=1 -v -timeout 60m ./test/soak
 
-observe: deps build images ## check the scrape configuration, rules and dashboards of deploy with Prometheus' own packages, against a cluster
-	cd test/observe && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
+observe: deps build images ## check what deploy has for Prometheus and Grafana, and docs/reference-metrics.md, against a cluster (UPDATE=1 writes the latter)
+	cd test/observe && UPDATE=$(UPDATE) KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
 
 # The programs that Kontiki is tested with and compared with. They are built from modules of their own, and take minutes the first time.
 UPSTREAM := kube-apiserver kube-controller-manager kube-scheduler
 upstream: ## build bin/upstream: kube-apiserver, kube-controller-manager, kube-scheduler and etcd
 	@mkdir -p bin/upstream
 	@cd test/upstream && [ "$$($(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)" = $(K8S_VERSION) ] || { echo "test/upstream/go.mod is not at $(K8S_VERSION)"; exit 1; }
-	cd test/upstream && $(GO) build -trimpath -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
+	cd test/upstream && $(GO) build -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
 	  -o $(CURDIR)/bin/upstream/ $(UPSTREAM:%=k8s.io/kubernetes/cmd/%)
-	cd test/bench/etcd && $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/etcd go.etcd.io/etcd/server/v3
+	cd test/bench/etcd && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/etcd go.etcd.io/etcd/server/v3
 
 COMPARE ?=
 compare: deps build upstream ## compare with upstream's control plane: one workload against both in turn (COMPARE="-rounds 4" passes flags)
-	cd test/compare && $(GO) test . && $(GO) build -trimpath -o $(CURDIR)/bin/compare .
+	cd test/compare && $(GO) test . && $(GO) build -o $(CURDIR)/bin/compare .
 	bin/compare $(COMPARE)
 
 peers: deps build images upstream ## run Helm, a controller-runtime manager, and upstream's scheduler and controller manager against clusters
 	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar UPSTREAM=$(CURDIR)/bin/upstream $(GO) test -count=1 -timeout 20m .
 
+# Each program is built in a module of its own, with the libraries of its release: minutes the first time.
+operators: deps build images ## run operators and extension API servers that others publish, as containers in a cluster
+	@$(GO) run ./test/images -operators -out bin/operators.tar
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar OPERATORS=$(CURDIR)/bin/operators.tar $(GO) test -count=1 -timeout 20m ./test/operators
+
 # The driver runs in a mount namespace of its own, so that nothing that it mounts is left.
 sanity: ## run the sanity suite of CSI drivers (csi-test) against the driver of the tests
 	@mkdir -p bin
-	$(GO) build -trimpath -o bin/csidriver ./test/csidriver/cmd
+	$(GO) build -o bin/csidriver ./test/csidriver/cmd
 	cd test/sanity && $(GO) test -c -o $(CURDIR)/bin/sanity.test .
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && unshare --mount --propagation private sh -c '\
 	  "$(CURDIR)/bin/csidriver" -dir "$$1/volumes" -node sanity -socket "$$1/csi.sock" & driver=$$!; \
@@ -160,10 +190,10 @@ suite: deps
 	@$(MAKE) -s deps DEB_PACKAGES="debootstrap:debootstrap bash-static:bash-static"
 	@mkdir -p bin/upstream
 	@echo "building upstream's conformance suite (the first time this takes 20 minutes)"
-	cd test/upstream && $(GO) test -c -trimpath -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
+	cd test/upstream && $(GO) test -c -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
 	  -o $(CURDIR)/bin/upstream/e2e.test k8s.io/kubernetes/test/e2e
-	cd test/upstream && $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ github.com/onsi/ginkgo/v2/ginkgo
-	cd test/upstream && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ $(SUITE_IMAGES:%=k8s.io/kubernetes/test/images/%)
+	cd test/upstream && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ github.com/onsi/ginkgo/v2/ginkgo
+	cd test/upstream && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ $(SUITE_IMAGES:%=k8s.io/kubernetes/test/images/%)
 
 conformance: build suite ## run upstream's conformance tests, or those that FOCUS selects (docs/conformance.md)
 	KONTIKI=$(CURDIR)/bin/kontiki $(GO) run ./test/conformance -focus '$(FOCUS)'
@@ -185,9 +215,9 @@ released: ## record the protocols of a release, with which later ones must stay 
 	$(GO) run $(BUF) build --path proto/kontiki/v1 -o proto/released.binpb
 
 bench: deps build images ## run the benchmarks; nothing is asserted
-	$(GO) test -run '^$$' -bench . -skip 'Failover|HandOver' -benchmem $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -run '^$$' -bench . -skip 'Failover|HandOver' -benchmem $(BENCHMARKED)
 	$(GO) test -run '^$$' -bench 'Failover|HandOver' -benchtime 20x ./cluster
-	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench Idle -benchtime 30x ./test/bench
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench Idle -benchtime 60x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench AfterBurst -benchtime 1x -timeout 30m ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -skip 'Idle|AfterBurst|ConfigMap|Watchers|Create.*Pod$$|Schedule' -benchtime 20x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench 'ConfigMap|Watchers' -benchtime 20000x ./test/bench
@@ -222,7 +252,7 @@ robustness: ## inject faults, in rounds, until interrupted; prints each round's 
 	  seed=$$((seed + $(SCHEDULES))); \
 	done
 
-generate: ## regenerate committed code: protobuf, OpenAPI, the reference of commands
+generate: ## regenerate committed code: protobuf, OpenAPI, the references of commands, roles and gRPC
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO)
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO_GRPC)
 	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=proto --go_opt=paths=source_relative \
@@ -232,3 +262,5 @@ generate: ## regenerate committed code: protobuf, OpenAPI, the reference of comm
 	  kontiki/v1/objects.proto errors.proto && find gen -name '*.d.ts' -delete
 	cd api/openapi && $(GO) run ./gen
 	$(GO) run ./cmd/kontiki generate markdown > docs/commands.md
+	$(GO) run ./cmd/kontiki generate roles > docs/reference-roles.md
+	$(GO) run ./docs/gen

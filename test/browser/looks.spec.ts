@@ -23,9 +23,9 @@ for (const look of looks) {
     await accessible(page, 'signing in');
     await choose(page);
     const pages: [string, string][] = [
-      ['/ui/', 'text=Masters healthy'], ['/ui/list/pods', `[role=grid] a`], ['/ui/list/deployments.apps?q=nothing-is-called-so', 'text=Nothing matches'], ['/ui/map', 'section.place a'], ['/ui/events', 'h1'], ['/ui/timeline', 'main li'], ['/ui/kinds', 'td'], ['/ui/apply?kind=deployments.apps', 'textarea'],
+      ['/ui/', 'text=Masters healthy'], ['/ui/list/pods', `[role=grid] a`], ['/ui/list/deployments.apps?q=nothing-is-called-so', 'text=Nothing matches'], ['/ui/map', 'section.place a'], ['/ui/usage', 'h1'], ['/ui/events', 'h1'], ['/ui/timeline', 'main li'], ['/ui/kinds', 'td'], ['/ui/apply?kind=deployments.apps', 'textarea'],
       [`/ui/object/deployments.apps/${ns}/web`, 'text=Conditions'], [`/ui/object/pods/${ns}/${pod}`, 'text=Containers'], [`/ui/object/pods/${ns}/${pod}/logs`, '.line'], [`/ui/object/pods/${ns}/${pod}/yaml`, 'pre'],
-      [`/ui/object/pods/${ns}/${pod}/why`, 'dl'], [`/ui/object/pods/${ns}/${pod}/events`, 'main li'], [`/ui/object/pods/${ns}/${pod}/changes`, 'summary'], [`/ui/object/secrets/${ns}/key`, 'text=This Secret is hidden'], ['/ui/object/nodes/-/worker-1', 'text=Allocatable'], ['/ui/object/pods/none/none', 'text=There is no Pod'],
+      [`/ui/object/pods/${ns}/${pod}/why`, 'dl'], [`/ui/object/pods/${ns}/${pod}/events`, 'main li'], [`/ui/object/pods/${ns}/${pod}/changes`, 'summary'], [`/ui/object/secrets/${ns}/key`, 'text=This Secret is hidden'], ['/ui/object/nodes/-/worker-1', 'text=Allocatable'], ['/ui/object/pods/none/none', 'text=There is no Pod'], ['/ui/docs/getting-started', 'main h1'],
     ];
     for (const [i, [path, ready]] of pages.entries()) {
       if (!look.every && i % 4) continue;

@@ -1,4 +1,4 @@
-import { applyText, expect, kubectl, namespace, signIn, test, workload } from './help.js';
+import { applyText, auditEvents, expect, kubectl, namespace, signIn, test, workload } from './help.js';
 
 test.beforeEach(async ({ page }) => signIn(page));
 
@@ -105,12 +105,64 @@ test('Secrets are hidden until they are asked for', async ({ page }) => {
   const encoded = Buffer.from('open-sesame').toString('base64');
   expect((await Promise.all(bodies)).length).toBeGreaterThan(0);
   for (const body of await Promise.all(bodies)) expect(body).not.toContain(encoded);
+  const reads = (): { verb: string; user: { username: string }; stage: string }[] =>
+    auditEvents().filter((e) => e.verb === 'get' && e.objectRef?.resource === 'secrets' && e.objectRef.namespace === ns && e.objectRef.name === 'key');
+  const before = reads().length; // metadata alone was read so far, by lists and watches
   await page.getByRole('button', { name: 'Show it' }).click();
   await expect(page.getByText('open-sesame')).toHaveCount(0);
+  await expect.poll(() => reads().length).toBe(before + 1);
+  expect(reads().at(-1)).toMatchObject({ verb: 'get', stage: 'ResponseComplete', user: { username: 'kubernetes-admin' }, responseStatus: { code: 200 } });
   await page.getByRole('button', { name: 'Show password' }).click();
   await expect(page.getByText('open-sesame')).toBeVisible();
   await page.getByRole('button', { name: 'Hide' }).click();
   await expect(page.getByText('open-sesame')).toHaveCount(0);
+});
+
+test('no page shows a value of a Secret unasked, not even what kubectl notes of it', async ({ page }) => {
+  const ns = namespace('browser-unasked');
+  const manifest = (value: string): string => `{apiVersion: v1, kind: Secret, metadata: {name: key, namespace: ${ns}}, stringData: {password: ${value}}}`;
+  applyText(manifest('value-one'));
+  applyText(manifest('value-two')); // kubectl's annotation has it too
+  const kept = (): string => kubectl('get', 'secret/key', '-n', ns, '-o', 'jsonpath={.data.password} {.metadata.annotations.kubectl\\.kubernetes\\.io/last-applied-configuration}');
+  const before = kept();
+  expect(before).toContain('value-two');
+  applyText(
+    JSON.stringify({
+      apiVersion: 'v1', kind: 'Pod', metadata: { name: 'user', namespace: ns },
+      spec: { terminationGracePeriodSeconds: 0, containers: [{ name: 'app', image: 'busybox:latest', imagePullPolicy: 'IfNotPresent', command: ['sleep', '3600'], env: [{ name: 'PASSWORD', valueFrom: { secretKeyRef: { name: 'key', key: 'password' } } }], volumeMounts: [{ name: 'key', mountPath: '/key' }] }], volumes: [{ name: 'key', secret: { secretName: 'key' } }] },
+    }),
+  );
+  kubectl('wait', '--for=condition=Ready', 'pod/user', '-n', ns, '--timeout=60s');
+  const values = ['value-one', 'value-two', 'value-three'].flatMap((v) => [v, Buffer.from(v).toString('base64').replace(/=+$/, '')]);
+  const unseen = async (what: string): Promise<void> => {
+    const html = await page.content();
+    for (const v of values) expect.soft(html.includes(v), `${what} shows ${v}`).toBe(false);
+  };
+  for (const [path, ready] of [
+    ['/ui/list/secrets?q=' + ns, '[role=grid] a'], [`/ui/object/secrets/${ns}/key`, 'text=This Secret is hidden'], [`/ui/object/secrets/${ns}/key/yaml`, 'text=This Secret is hidden'],
+    [`/ui/object/secrets/${ns}/key/changes`, 'summary'], [`/ui/object/secrets/${ns}/key/events`, 'main h1'], [`/ui/timeline?q=${ns}`, 'main li'], ['/ui/map', 'section.place'],
+    [`/ui/object/pods/${ns}/user`, 'text=Containers'], [`/ui/object/pods/${ns}/user/yaml`, 'pre'], [`/ui/object/pods/${ns}/user/events`, 'main li'], [`/ui/object/namespaces/-/${ns}`, 'main h1'],
+  ] as const) {
+    await page.goto(path);
+    await expect(page.locator(ready).first()).toBeVisible();
+    await unseen(path);
+  }
+  await page.goto(`/ui/object/secrets/${ns}/key`);
+  await page.getByRole('button', { name: 'Delete' }).click();
+  await expect(page.getByRole('dialog')).toBeVisible();
+  await unseen('the question');
+
+  // A release whose difference, failure and undoing are of a Secret. What the user typed is the user's to see.
+  await page.goto('/ui/apply');
+  const manifests = page.getByRole('textbox', { name: 'Manifests' });
+  await manifests.fill(`${manifest('value-three')}\n---\n{apiVersion: batch/v1, kind: Job, metadata: {name: migrate, namespace: ${ns}}, spec: {backoffLimit: 0, template: {spec: {restartPolicy: Never, containers: [{name: migrate, image: 'busybox:latest', imagePullPolicy: IfNotPresent, command: ['false']}]}}}}`);
+  await page.getByRole('button', { name: 'See what would change' }).click();
+  await expect(page.getByRole('region', { name: 'What changes of key' })).toContainText('hidden, ');
+  await unseen('the difference');
+  await page.getByRole('button', { name: 'Apply', exact: true }).click();
+  await expect(page.getByText('All of it was undone.')).toBeVisible({ timeout: 40_000 });
+  await unseen('the undone release');
+  expect(kept()).toBe(before); // kubectl's note as well
 });
 
 test('a release is applied as one, shows its difference first, and is undone whole when it fails', async ({ page }) => {

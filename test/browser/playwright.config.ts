@@ -3,7 +3,7 @@ import { defineConfig } from '@playwright/test';
 // One cluster for all tests, which do not wait for each other's objects: each has a namespace of its own.
 export default defineConfig({
   testDir: '.',
-  testMatch: '*.spec.ts',
+  testMatch: process.env['TESTS'] ?? '*.spec.ts',
   outputDir: 'results/output',
   fullyParallel: false,
   workers: 1,

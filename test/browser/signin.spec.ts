@@ -35,6 +35,22 @@ test('a wrong token is refused with a reason', async ({ page }) => {
   await expect(page.getByRole('alert')).toContainText('does not accept this credential');
 });
 
+test('a certificate and its key sign in, and the key is not sent', async ({ page }) => {
+  const sent: string[] = [];
+  page.on('request', (r) => sent.push(`${r.url()} ${r.postData() ?? ''}`));
+  const text = readFileSync(kubeconfig, 'utf8');
+  const pem = (name: string): string => Buffer.from(load(text, name), 'base64').toString('utf8');
+  await page.goto('/ui/');
+  await page.getByRole('button', { name: 'Certificate' }).click();
+  await page.getByLabel('Certificate (PEM)').fill(pem('client-certificate-data'));
+  await page.getByLabel('Private key (PEM)').fill(pem('client-key-data'));
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await expect(page.getByRole('banner').getByText('kubernetes-admin')).toBeVisible();
+  const middle = pem('client-key-data').split('\n')[1] ?? '';
+  expect(middle.length).toBeGreaterThan(40);
+  for (const r of sent) expect(r).not.toContain(middle);
+});
+
 test('what is no kubeconfig is refused with a reason', async ({ page }) => {
   await page.goto('/ui/');
   await page.setInputFiles('input[type=file]', { name: 'x.yaml', mimeType: 'text/yaml', buffer: Buffer.from('a: [1') });

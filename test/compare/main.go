@@ -12,6 +12,8 @@
 //     each, and 100 watchers, with a connection each. Kontiki's are divided among its three masters, as by a load balancer;
 //   - reads have the same consistency: gets and lists have no resourceVersion, so that they show all writes acknowledged before.
 //
+// With -workload custom, the requests are about a custom resource, in JSON, whose definition has a schema with rules.
+//
 // With -workload scheduling, it measures instead how fast pods are bound to nodes that are only objects, in the shapes of upstream's
 // scheduler_perf; kube-scheduler's limit of its own requests is raised as there. The system kontiki-1 is a single master, as etcd-1 is a
 // single member.
@@ -38,6 +40,7 @@ import (
 // Values of -workload.
 const (
 	apiWorkload        = "api"
+	customWorkload     = "custom"
 	schedulingWorkload = "scheduling"
 )
 
@@ -71,7 +74,7 @@ func main() {
 	flag.IntVar(&o.events, "events", 500, "how many pods are created for the watchers as fast as possible")
 	flag.IntVar(&o.paced, "paced", 200, "how many pods are created for the watchers at -pace")
 	flag.IntVar(&o.pace, "pace", 50, "how many pods are created per second when the latency of watches is measured")
-	flag.StringVar(&o.kind, "workload", "api", "api or scheduling")
+	flag.StringVar(&o.kind, "workload", "api", "api, custom or scheduling")
 	flag.IntVar(&o.scheduling.nodes, "nodes", 1000, "how many nodes there are to schedule on")
 	flag.StringVar(&o.scheduling.shapes, "shape", "basic,spread,affinity,preferred-affinity,anti-affinity,preemption", "the shapes of pods to schedule")
 	flag.DurationVar(&o.scheduling.limit, "limit", 10*time.Minute, "how long a shape may take on a system")
@@ -85,8 +88,8 @@ func main() {
 }
 
 func run(ctx context.Context, o *options) (err error) {
-	if o.kind != apiWorkload && o.kind != schedulingWorkload {
-		return fmt.Errorf("-workload: %q is neither %s nor %s", o.kind, apiWorkload, schedulingWorkload)
+	if o.kind != apiWorkload && o.kind != customWorkload && o.kind != schedulingWorkload {
+		return fmt.Errorf("-workload: %q is not one of %s, %s and %s", o.kind, apiWorkload, customWorkload, schedulingWorkload)
 	}
 	if _, err := o.scheduling.names(); err != nil {
 		return err
@@ -154,13 +157,17 @@ func measure(ctx context.Context, o *options, name, dir string, results *results
 		return err
 	}
 	var config *rest.Config
+	about := pods
+	if o.kind == customWorkload {
+		about, o.encodings = widgets, "json"
+	}
 	if o.kind == schedulingWorkload {
 		config, o.encodings = schedulingConfig(s), "protobuf"
-	} else if config, err = prepare(ctx, s); err != nil {
+	} else if config, err = prepare(ctx, s, about); err != nil {
 		return err
 	}
 	for _, encoding := range strings.Split(o.encodings, ",") {
-		r := &runner{workload: o.workload, system: s, config: config, encoding: encoding, profile: o.profile, record: func(m measurement) {
+		r := &runner{workload: o.workload, target: about, system: s, config: config, encoding: encoding, profile: o.profile, record: func(m measurement) {
 			m.system, m.encoding = name, encoding
 			results.add(m)
 			fmt.Println("  " + m.String())

@@ -13,9 +13,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// prepare creates the namespace, and a service account that may do with its pods what the workload does. It returns the
+// prepare creates the namespace, the target, and a service account that may do with its objects what the workload does. It returns the
 // configuration of a client with the account's token.
-func prepare(ctx context.Context, s system) (*rest.Config, error) {
+func prepare(ctx context.Context, s system, t target) (*rest.Config, error) {
 	const account = "load"
 	set, err := clientset(s.admin())
 	if err != nil {
@@ -24,11 +24,16 @@ func prepare(ctx context.Context, s system) (*rest.Config, error) {
 	if _, err := set.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
+	if t.define != nil {
+		if err := t.define(ctx, set); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := set.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
 	if _, err := set.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: namespace}, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"pods", "pods/status"}, Verbs: []string{"get", "list", "watch", "create", "update", "delete"}},
+		{APIGroups: []string{t.group}, Resources: []string{t.resource, t.resource + "/status"}, Verbs: []string{"get", "list", "watch", "create", "update", "delete"}},
 	}}, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
@@ -44,12 +49,12 @@ func prepare(ctx context.Context, s system) (*rest.Config, error) {
 	}
 	admin := s.admin()
 	config := &rest.Config{Host: admin.Host, BearerToken: token.Status.Token, TLSClientConfig: rest.TLSClientConfig{CAFile: admin.CAFile, CAData: admin.CAData}}
-	return config, awaitAccess(ctx, s, config)
+	return config, awaitAccess(ctx, s, config, t)
 }
 
-// awaitAccess waits until every API server lets the account create pods: the namespace has its default account, and the servers know
-// of the binding.
-func awaitAccess(ctx context.Context, s system, config *rest.Config) error {
+// awaitAccess waits until every API server lets the account create objects: the namespace has its default account, and the servers know of the
+// binding and of the target.
+func awaitAccess(ctx context.Context, s system, config *rest.Config, t target) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond) // another program: there is no event to wait for
@@ -63,16 +68,16 @@ func awaitAccess(ctx context.Context, s system, config *rest.Config) error {
 		}
 		name := fmt.Sprintf("first-%d", i)
 		for {
-			if err = create(ctx, set, name); err == nil || apierrors.IsAlreadyExists(err) {
+			if err = t.create(ctx, set, name); err == nil || apierrors.IsAlreadyExists(err) {
 				break
 			}
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("no pod can be created: %w", err)
+				return fmt.Errorf("no object can be created: %w", err)
 			case <-tick.C:
 			}
 		}
-		if err := remove(ctx, set, name); err != nil {
+		if err := t.remove(ctx, set, name); err != nil {
 			return err
 		}
 	}

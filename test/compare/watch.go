@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -27,7 +28,7 @@ func (r *runner) watch(ctx context.Context, sets []*kubernetes.Clientset) error 
 	}
 	defer f.stop()
 	if err := r.during(ctx, "watch: events", r.events*r.watchers, func() ([]time.Duration, error) {
-		if _, err := share(ctx, sets, names[:r.events], f.sending(create)); err != nil {
+		if _, err := share(ctx, sets, names[:r.events], f.sending(r.target.create)); err != nil {
 			return nil, err
 		}
 		return f.received(ctx, 0, r.events)
@@ -43,7 +44,7 @@ func (r *runner) watch(ctx context.Context, sets []*kubernetes.Clientset) error 
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			if err := f.sending(create)(ctx, sets[i%len(sets)], name); err != nil {
+			if err := f.sending(r.target.create)(ctx, sets[i%len(sets)], name); err != nil {
 				return nil, err
 			}
 		}
@@ -52,7 +53,7 @@ func (r *runner) watch(ctx context.Context, sets []*kubernetes.Clientset) error 
 		return err
 	}
 	f.stop()
-	_, err = share(ctx, sets, names, remove)
+	_, err = share(ctx, sets, names, r.target.remove)
 	return err
 }
 
@@ -75,8 +76,12 @@ func (r *runner) startWatchers(ctx context.Context, events int) (*fanOut, error)
 	if err != nil {
 		return nil, err
 	}
-	list, err := sets[0].CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+	body, err := sets[0].CoreV1().RESTClient().Get().AbsPath(r.target.path).Param("limit", "1").SetHeader("Accept", "application/json").DoRaw(ctx)
 	if err != nil {
+		return nil, err
+	}
+	var list metav1.PartialObjectMetadataList
+	if err := json.Unmarshal(body, &list); err != nil {
 		return nil, err
 	}
 	f := &fanOut{begin: time.Now(), marker: []byte(r.encoding + "-watched-"), sent: make([]atomic.Int64, events), left: make([]atomic.Int64, events),
@@ -86,7 +91,7 @@ func (r *runner) startWatchers(ctx context.Context, events int) (*fanOut, error)
 	}
 	ctx, f.cancel = context.WithCancel(ctx)
 	for _, set := range sets {
-		body, err := set.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").
+		body, err := set.CoreV1().RESTClient().Get().AbsPath(r.target.path).
 			VersionedParams(&metav1.ListOptions{Watch: true, ResourceVersion: list.ResourceVersion}, scheme.ParameterCodec).Stream(ctx)
 		if err != nil {
 			f.stop()

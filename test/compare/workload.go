@@ -26,9 +26,25 @@ type workload struct {
 	clients, pods, lists, watchers, events, paced, pace int
 }
 
+// target is the resource that the requests of a workload are about.
+type target struct {
+	group, resource string
+	// path is that of the collection, size the least number of bytes that an object takes in a list.
+	path string
+	size int64
+	// define makes the API serve the resource, nil if it does.
+	define func(context.Context, *kubernetes.Clientset) error
+	// updateStatus reads the object first.
+	create, get, updateStatus, remove func(ctx context.Context, set *kubernetes.Clientset, name string) error
+}
+
+// pods is the target of -workload api.
+var pods = target{resource: "pods", path: "/api/v1/namespaces/" + namespace + "/pods", size: 1000, create: create, get: get, updateStatus: getAndUpdateStatus, remove: remove}
+
 // runner runs the workload once, in one encoding.
 type runner struct {
 	workload
+	target   target
 	system   system
 	config   *rest.Config
 	encoding string
@@ -46,19 +62,19 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	// Warm up: the servers' connections to each other, their caches of tokens and rules, and their heaps.
 	warm := r.names("warm", 10*r.clients)
-	for _, request := range []func(context.Context, *kubernetes.Clientset, string) error{create, getAndUpdateStatus, remove} {
+	for _, request := range []func(context.Context, *kubernetes.Clientset, string) error{r.target.create, r.target.updateStatus, r.target.remove} {
 		if _, err := share(ctx, sets, warm, request); err != nil {
 			return err
 		}
 	}
-	pods := r.names("pod", r.pods)
-	if err := r.requests(ctx, "create", sets, pods, create); err != nil {
+	names := r.names("pod", r.pods)
+	if err := r.requests(ctx, "create", sets, names, r.target.create); err != nil {
 		return err
 	}
-	if err := r.requests(ctx, "get", sets, pods, get); err != nil {
+	if err := r.requests(ctx, "get", sets, names, r.target.get); err != nil {
 		return err
 	}
-	if err := r.requests(ctx, "get + update status", sets, pods, getAndUpdateStatus); err != nil {
+	if err := r.requests(ctx, "get + update status", sets, names, r.target.updateStatus); err != nil {
 		return err
 	}
 	plain, err := r.connect(r.clients, func(c *rest.Config) { c.DisableCompression = true })
@@ -72,13 +88,13 @@ func (r *runner) run(ctx context.Context) error {
 	if err := r.requests(ctx, "list, gzip", sets, lists, r.list); err != nil {
 		return err
 	}
-	if err := r.memory("memory with pods"); err != nil {
+	if err := r.memory("memory with " + r.target.resource); err != nil {
 		return err
 	}
 	if err := r.watch(ctx, sets); err != nil {
 		return err
 	}
-	return r.requests(ctx, "delete", sets, pods, remove)
+	return r.requests(ctx, "delete", sets, names, r.target.remove)
 }
 
 func (r *runner) names(kind string, n int) []string {
@@ -146,15 +162,15 @@ func remove(ctx context.Context, set *kubernetes.Clientset, name string) error {
 	return set.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 }
 
-// list reads a list of all pods without decoding it.
+// list reads a list of all objects without decoding it.
 func (r *runner) list(ctx context.Context, set *kubernetes.Clientset, _ string) error {
-	body, err := set.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Stream(ctx)
+	body, err := set.CoreV1().RESTClient().Get().AbsPath(r.target.path).Stream(ctx)
 	if err != nil {
 		return err
 	}
 	n, err := io.Copy(io.Discard, body)
-	if err = errors.Join(err, body.Close()); err == nil && n < int64(r.pods)*1000 {
-		err = fmt.Errorf("a list of %d pods has %d bytes", r.pods, n)
+	if err = errors.Join(err, body.Close()); err == nil && n < int64(r.pods)*r.target.size {
+		err = fmt.Errorf("a list of %d %s has %d bytes", r.pods, r.target.resource, n)
 	}
 	return err
 }

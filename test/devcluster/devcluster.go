@@ -222,6 +222,29 @@ func (c *Cluster) DialFrom(host string) (func(ctx context.Context, network, addr
 	}, nil
 }
 
+// ListenOn listens like a process on the host.
+func (c *Cluster) ListenOn(ctx context.Context, host, address string) (net.Listener, error) {
+	namespace, err := c.Namespace(host)
+	if err != nil {
+		return nil, err
+	}
+	type listening struct {
+		listener net.Listener
+		err      error
+	}
+	done := make(chan listening, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
+		var l listening
+		if l.err = enter(namespace); l.err == nil {
+			l.listener, l.err = new(net.ListenConfig).Listen(ctx, "tcp", address)
+		}
+		done <- l
+	}()
+	l := <-done
+	return l.listener, l.err
+}
+
 // enter moves the calling thread into a network namespace.
 func enter(namespace string) error {
 	file, err := os.Open(filepath.Join("/run/netns", namespace))

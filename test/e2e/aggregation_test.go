@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kontiki/kontiki/test/await"
+	"github.com/kontiki/kontiki/test/testcert"
 )
 
 const extensionServer = `
@@ -104,7 +105,7 @@ const notesPath = "/apis/tools.example.com/v1/namespaces/default/notes"
 func TestExtensionAPIServerInAPod(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
-	cert, key := selfSigned(t, "extension."+ns+".svc")
+	cert, key := testcert.Base64(testcert.SelfSigned(t, "extension."+ns+".svc"))
 	ca := kubectl(t, "-n", "kube-system", "get", "configmap", "extension-apiserver-authentication", "-o", `jsonpath={.data.requestheader-client-ca-file}`)
 	t.Cleanup(func() {
 		if _, err := kontiki("kubectl", "delete", "apiservice", "v1.tools.example.com", "v1beta1.external.metrics.k8s.io", "--ignore-not-found"); err != nil {

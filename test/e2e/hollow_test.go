@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -15,7 +16,8 @@ import (
 	"github.com/kontiki/kontiki/test/await"
 )
 
-// TestHollowWorkers runs pods on simulated workers: they register, run a Deployment and a Job, are lost with their process and come back.
+// TestHollowWorkers runs pods on simulated workers: they register, report what they use without anything being written, run a Deployment and a Job, are lost with
+// their process and come back.
 func TestHollowWorkers(t *testing.T) {
 	const workers = 30
 	ownCluster(t, os.Getenv("KONTIKI"), 1, 0, "--hollow", fmt.Sprint(workers))
@@ -42,6 +44,20 @@ func TestHollowWorkers(t *testing.T) {
 	}
 	if err := ready(workers)(); err != nil {
 		t.Error(err)
+	}
+	// What starting left to do may be written meanwhile, but a write for each report would be seen each time.
+	var grew []uint64
+	for len(grew) == 0 || grew[len(grew)-1] != 0 && len(grew) < 3 {
+		limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		_, commands, err := env.CommandsBesideReports(limited, workers)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		grew = append(grew, commands)
+	}
+	if grew[len(grew)-1] != 0 {
+		t.Errorf("beside the reports of %d workers the log grew by %v entries", workers, grew)
 	}
 	labels := map[string]string{"app": "hollow"}
 	template := func(policy corev1.RestartPolicy, command ...string) corev1.PodTemplateSpec {

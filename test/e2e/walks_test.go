@@ -90,10 +90,10 @@ func addAddress(t *testing.T, host, address string) {
 	t.Cleanup(func() { ip("del") })
 }
 
-// createToken runs the command on a master's host.
+// createToken runs the command as if on a master's host: it enters the network of a development cluster's host by itself.
 func createToken(t *testing.T, host, role string) string {
 	t.Helper()
-	out, err := inHost(t, host, env.Kontiki, "token", "create", "--role", role, "--data-dir", hostDir(host))
+	out, err := kontiki("token", "create", "--role", role, "--data-dir", hostDir(host))
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -2,15 +2,7 @@ package e2e_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kontiki/kontiki/test/await"
+	"github.com/kontiki/kontiki/test/testcert"
 )
 
 const webhook = `
@@ -94,35 +87,12 @@ metadata: {name: %[1]s}
 spec: {policyName: %[1]s, validationActions: [Deny], matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %[1]s}}, excludeResourceRules: [{apiGroups: [""], apiVersions: [v1], resources: [configmaps], operations: [CREATE], resourceNames: [kube-root-ca.crt]}]}}
 `
 
-// selfSigned returns a certificate of a name and its key, in PEM and base64.
-func selfSigned(t *testing.T, name string) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bytes, err := x509.MarshalECPrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := func(kind string, der []byte) string {
-		return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
-	}
-	return text("CERTIFICATE", der), text("EC PRIVATE KEY", bytes)
-}
-
 // TestWebhooksInPods: each master reaches webhooks that run as pods behind a service, and applies policies to what they return. When all of their
 // pods are gone, writes are refused, as the failure policy says.
 func TestWebhooksInPods(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
-	cert, key := selfSigned(t, "webhook."+ns+".svc")
+	cert, key := testcert.Base64(testcert.SelfSigned(t, "webhook."+ns+".svc"))
 	apply(t, fmt.Sprintf(webhook, ns, cert, key))
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/webhook", "--timeout=60s")
 	kinds := "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings"

@@ -16,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	podsapi "k8s.io/kubelet/pkg/apis/pods/v1alpha1"
 )
 
 // readyCondition is the Ready condition of a node.
@@ -282,6 +285,31 @@ func TestAnAgentStartsAgainInAFullOutage(t *testing.T) {
 	must(t, "dev", "start", "worker-1")
 	eventually(t, 30*time.Second, "DNS to answer from what is on disk", resolved)
 	eventually(t, 30*time.Second, "the service to answer", served)
+	eventually(t, 30*time.Second, "the worker's Pods API to know its pod", func() error { return podsAPIHas(t, "worker-1", ns, "neighbour") })
+}
+
+// podsAPIHas looks for a pod that runs, as an agent on the node does that needs no master.
+func podsAPIHas(t *testing.T, node, ns, name string) error {
+	t.Helper()
+	conn, err := grpc.NewClient("unix:"+filepath.Join(hostDir(node), "kubelet", "pods-api", "pods-api.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	list, err := podsapi.NewPodsClient(conn).ListPods(within(t, 10*time.Second), &podsapi.ListPodsRequest{})
+	if err != nil {
+		return err
+	}
+	for _, data := range list.Pods {
+		pod := &corev1.Pod{}
+		if err := pod.Unmarshal(data); err != nil {
+			t.Fatal(err)
+		}
+		if pod.Namespace == ns && pod.Name == name && pod.Status.Phase == corev1.PodRunning {
+			return nil
+		}
+	}
+	return fmt.Errorf("it lists %d pods, none of which is %s and runs", len(list.Pods), name)
 }
 
 // lastChange returns when a node's Ready condition changed last. It uses a new connection each time: the one that tests share may

@@ -18,10 +18,14 @@ func main() {
 	log.SetFlags(0)
 	out := flag.String("out", "bin/images.tar", "the archive to write")
 	ofVendors := flag.Bool("vendors", false, "build the images of Kubernetes' sample device plugin, of its test driver of dynamic resource allocation and of the CSI driver of the tests instead")
+	ofOperators := flag.Bool("operators", false, "build the images of test/operators instead")
 	flag.Parse()
 	make := build
 	if *ofVendors {
 		make = buildVendors
+	}
+	if *ofOperators {
+		make = buildOperators
 	}
 	if err := make(*out); err != nil {
 		log.Fatalf("images: %v", err)

@@ -53,6 +53,7 @@ var rules = []rule{
 	{"proto", nil, []string{kubernetes, raft}},
 	{"internal/volumes", nil, append([]string{raft}, serving...)}, // shared by controllers, scheduler and workers
 	{"internal/amount", nil, append([]string{raft}, serving...)},  // the same
+	{"internal/wake", nil, append([]string{raft}, serving...)},    // the same
 	{"internal", nil, []string{kubernetes, raft}},
 	{"fsm", []string{"proto", "internal"}, []string{kubernetes, raft, "net/http", "crypto/rand", "math/rand", "google.golang.org/grpc"}},
 	{"cluster/pki", []string{"internal"}, []string{kubernetes, raft, "google.golang.org/grpc"}},
@@ -72,8 +73,9 @@ var rules = []rule{
 	{"scheduler", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},
 	{"node", []string{"proto", "internal"}, append([]string{raft}, serving...)},
 	{"dashboard", []string{"internal"}, append([]string{raft, module + "api"}, serving...)},
+	{"docs", nil, []string{kubernetes, raft}},
 	{"client", []string{"proto"}, []string{raft, module + "fsm"}},
-	{"cmd", []string{"api", "cluster", "controller", "scheduler", "node", "proto", "fsm", "internal", "dashboard"}, serving},
+	{"cmd", []string{"api", "cluster", "controller", "scheduler", "node", "proto", "fsm", "internal", "dashboard", "docs"}, serving},
 	{"examples", []string{"client", "proto"}, nil},
 }
 

@@ -94,6 +94,7 @@ func TestKubernetesMixin(t *testing.T) {
 	c.run("kubectl", "wait", "hpa/web", "--for=condition=AbleToScale", "--timeout=120s")
 	c.run("kubectl", "wait", "pod/looker", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff", "--timeout=120s")
 	c.run("kubectl", "taint", "nodes", "worker-1", "kept=for:PreferNoSchedule")
+	t.Run("reference", func(t *testing.T) { checkReference(t, c) })
 	found := c.scraped()
 	for name, labels := range unread {
 		if found[name] == nil {
