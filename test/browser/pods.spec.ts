@@ -51,14 +51,18 @@ test('the logs of 20 pods with 1,000 lines a second each stay readable', async (
     // Scrolled up, it stays where it is while lines arrive; what is no longer kept is said.
     await log.hover();
     await page.mouse.wheel(0, -3000);
-    await expect(page.getByRole('button', { name: 'Follow' })).toHaveAttribute('aria-pressed', 'false');
+    const follow = page.getByRole('button', { name: 'Follow' });
+    await expect(follow).toHaveAttribute('aria-pressed', 'false');
     // An expression finds the few lines among the many, of each of the pods.
     await page.getByLabel('Expression').fill('line [0-9]+000 of .* MARKED');
     await expect(log.locator('mark').first()).toContainText('MARKED');
     await expect(page.getByText(/^[1-9][0-9,]* lines of [0-9,]+ from 20 containers/)).toBeVisible();
     for (const text of await log.locator('.line .text').allTextContents()) expect(text).toMatch(/ MARKED$/);
+    // Fewer lines are no wish to follow, and neither are more again.
     await page.getByLabel('Expression').fill('');
-    await page.getByRole('button', { name: 'Follow' }).click();
+    await expect(follow).toHaveAttribute('aria-pressed', 'false');
+    await follow.click();
+    await expect(follow).toHaveAttribute('aria-pressed', 'true');
     await expect.poll(end).toBeLessThan(40);
   } finally {
     kubectl('delete', 'namespace', ns, '--wait=false');

@@ -11,12 +11,14 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +35,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // Harness is a running API.
@@ -158,7 +161,12 @@ func (h *Harness) Serve() {
 	if h.server != nil {
 		return
 	}
-	h.server = httptest.NewUnstartedServer(h.API)
+	var serving atomic.Int64
+	h.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serving.Add(1)
+		defer serving.Add(-1)
+		h.API.ServeHTTP(w, r)
+	}))
 	h.must(keepalive.Enforce(h.server.Config, keepalive.Policy{}))
 	h.server.TLS = h.server.Config.TLSConfig
 	h.server.TLS.ClientAuth = tls.RequestClientCert
@@ -167,6 +175,13 @@ func (h *Harness) Serve() {
 	h.t.Cleanup(func() {
 		h.server.CloseClientConnections()
 		h.server.Close()
+		// Handlers outlive their connections. What they still do, as to record an audit event in a test's folder, must be over before the folder is removed.
+		await.That(h.t, "handlers return", func() error {
+			if n := serving.Load(); n != 0 {
+				return fmt.Errorf("%d requests are being served", n)
+			}
+			return nil
+		})
 	})
 }
 
