@@ -75,7 +75,7 @@ func Run(ctx context.Context, c *client.Client, ctl *Controller, log *slog.Logge
 	defer queues.forget(ctl.Name)
 	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, longestRetry),
-		workqueue.TypedRateLimitingQueueConfig[Key]{Name: ctl.Name, MetricsProvider: queues})
+		workqueue.TypedRateLimitingQueueConfig[Key]{Name: ctl.Name, MetricsProvider: queues, Clock: alignedClock{}})
 	log = log.With("controller", ctl.Name)
 	workers := ctl.Workers
 	if workers == 0 {
