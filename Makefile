@@ -12,7 +12,8 @@ COMMIT      := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 BUILD_DATE  := $(shell git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
 K8S_VERSION := v1.37.2
 version_of   = -X $(1).gitVersion=$(K8S_VERSION) -X $(1).gitMajor=1 -X $(1).gitMinor=37 -X $(1).gitCommit=$(COMMIT) -X $(1).buildDate=$(BUILD_DATE)
-LDFLAGS     := -s -w -X main.buildCommit=$(COMMIT) -X main.buildDate=$(BUILD_DATE) \
+PROCESS     := github.com/kontiki/kontiki/cmd/kontiki/process
+LDFLAGS     := -s -w -X $(PROCESS).buildCommit=$(COMMIT) -X $(PROCESS).BuildDate=$(BUILD_DATE) \
                $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)
 
 # The directory of the development cluster of `make run`, and the local port of the demo.
@@ -194,6 +195,8 @@ suite: deps
 	  -o $(CURDIR)/bin/upstream/e2e.test k8s.io/kubernetes/test/e2e
 	cd test/upstream && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ github.com/onsi/ginkgo/v2/ginkgo
 	cd test/upstream && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ $(SUITE_IMAGES:%=k8s.io/kubernetes/test/images/%)
+	cd test/operators/sampleapiserver && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/sample-apiserver k8s.io/sample-apiserver
+	cd test/bench/etcd && $(GO) build -ldflags '-s -w' -o $(CURDIR)/bin/upstream/etcd go.etcd.io/etcd/server/v3
 
 conformance: build suite ## run upstream's conformance tests, or those that FOCUS selects (docs/conformance.md)
 	KONTIKI=$(CURDIR)/bin/kontiki $(GO) run ./test/conformance -focus '$(FOCUS)'

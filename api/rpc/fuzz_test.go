@@ -22,7 +22,7 @@ import (
 )
 
 // fuzzed are the methods that decode input, with a valid request for each; for streams, the first request. The methods of Cluster
-// are fuzzed next to their code (cmd/kontiki).
+// are fuzzed next to their code (cmd/kontiki/server).
 func fuzzed(t testing.TB) (methods []string, valid []proto.Message) {
 	created := configMap(t, "a", map[string]string{"k": "v"})
 	inJSON := &kontikiv1.Object{Kind: configMaps, Encoding: kontikiv1.Encoding_ENCODING_JSON, Data: []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"default","name":"b"},"data":{"k":"v"}}`)}

@@ -13,7 +13,18 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/process"
 )
+
+// command returns a command beside its siblings, with whom it shares configuration files.
+func command(name string) *cobra.Command {
+	c, _, err := root().Find([]string{name})
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
 
 // configured returns a command whose flags were given and then completed from a configuration file.
 func configured(t *testing.T, cmd *cobra.Command, text string, args ...string) (*cobra.Command, string, error) {
@@ -25,7 +36,7 @@ func configured(t *testing.T, cmd *cobra.Command, text string, args ...string) (
 	if err := cmd.ParseFlags(append([]string{"--config", path}, args...)); err != nil {
 		t.Fatal(err)
 	}
-	return cmd, path, loadConfig(cmd, path)
+	return cmd, path, process.LoadConfig(cmd, path)
 }
 
 func mustConfigure(t *testing.T, cmd *cobra.Command, text string, args ...string) *pflag.FlagSet {
@@ -48,7 +59,7 @@ func value[T any](t *testing.T, get func(string) (T, error), name string) T {
 }
 
 func TestConfigSetsEveryTypeOfFlag(t *testing.T) {
-	f := mustConfigure(t, serverCommand(), `
+	f := mustConfigure(t, command("server"), `
 name: master-1
 api-port: 7443
 no-agent: true
@@ -85,7 +96,7 @@ node-labels:
 }
 
 func TestConfigTakesListsAndMapsAsFlagsWriteThem(t *testing.T) {
-	f := mustConfigure(t, agentCommand(), "join: 10.0.0.1:6444,10.0.0.2:6444\nnode-labels: zone=a,rack=7\n")
+	f := mustConfigure(t, command("agent"), "join: 10.0.0.1:6444,10.0.0.2:6444\nnode-labels: zone=a,rack=7\n")
 	if got := value(t, f.GetStringSlice, "join"); !slices.Equal(got, []string{"10.0.0.1:6444", "10.0.0.2:6444"}) {
 		t.Errorf("join: %q", got)
 	}
@@ -95,7 +106,7 @@ func TestConfigTakesListsAndMapsAsFlagsWriteThem(t *testing.T) {
 }
 
 func TestFlagsWinOverConfig(t *testing.T) {
-	f := mustConfigure(t, serverCommand(), "name: from-file\napi-port: 7443\njoin: [10.0.0.1:6444]\nnode-labels: {zone: a}\n",
+	f := mustConfigure(t, command("server"), "name: from-file\napi-port: 7443\njoin: [10.0.0.1:6444]\nnode-labels: {zone: a}\n",
 		"--name", "from-flag", "--join", "10.0.0.9:6444", "--node-labels", "zone=b")
 	if got := value(t, f.GetString, "name"); got != "from-flag" {
 		t.Errorf("name: %q", got)
@@ -112,7 +123,7 @@ func TestFlagsWinOverConfig(t *testing.T) {
 }
 
 func TestConfigKeyWithoutValueLeavesTheDefault(t *testing.T) {
-	f := mustConfigure(t, serverCommand(), "token:\napi-port:\n")
+	f := mustConfigure(t, command("server"), "token:\napi-port:\n")
 	if got := value(t, f.GetString, "token"); got != "" {
 		t.Errorf("token: %q", got)
 	}
@@ -123,10 +134,10 @@ func TestConfigKeyWithoutValueLeavesTheDefault(t *testing.T) {
 
 func TestOneConfigServesServerAndAgent(t *testing.T) {
 	const text = "service-cidr: 10.97.0.0/16\nmax-pods: 42\n" // the first is the server's alone
-	if got := value(t, mustConfigure(t, agentCommand(), text).GetInt, "max-pods"); got != 42 {
+	if got := value(t, mustConfigure(t, command("agent"), text).GetInt, "max-pods"); got != 42 {
 		t.Errorf("agent: max-pods: %d", got)
 	}
-	server := mustConfigure(t, serverCommand(), text)
+	server := mustConfigure(t, command("server"), text)
 	if got := value(t, server.GetInt, "max-pods"); got != 42 {
 		t.Errorf("server: max-pods: %d", got)
 	}
@@ -150,7 +161,7 @@ func TestConfigErrorsNameFileAndKey(t *testing.T) {
 		"no mapping at all":   {"- name", ": "},
 		"not YAML":            {"name: [", ": "},
 	} {
-		_, path, err := configured(t, serverCommand(), c.text)
+		_, path, err := configured(t, command("server"), c.text)
 		if err == nil || !strings.HasPrefix(err.Error(), path+c.want) {
 			t.Errorf("%s: the error is %v, want it to begin with %s%s", name, err, path, c.want)
 		}
@@ -159,14 +170,14 @@ func TestConfigErrorsNameFileAndKey(t *testing.T) {
 
 func TestConfigFileMayBeMissingOnlyWhereNobodyNamedIt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none.yaml")
-	if err := loadConfig(serverCommand(), path); err != nil {
+	if err := process.LoadConfig(command("server"), path); err != nil {
 		t.Errorf("the default file is missing: %v", err)
 	}
-	cmd := serverCommand()
+	cmd := command("server")
 	if err := cmd.ParseFlags([]string{"--config", path}); err != nil {
 		t.Fatal(err)
 	}
-	err := loadConfig(cmd, path)
+	err := process.LoadConfig(cmd, path)
 	if err == nil || !strings.Contains(err.Error(), path) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a named file is missing: %v", err)
 	}
@@ -174,9 +185,9 @@ func TestConfigFileMayBeMissingOnlyWhereNobodyNamedIt(t *testing.T) {
 
 // Every flag can be set in the file, by its name and with the text that --help shows as its default.
 func TestEveryFlagCanStandInTheConfig(t *testing.T) {
-	for _, command := range []func() *cobra.Command{serverCommand, agentCommand} {
+	for _, name := range []string{"server", "agent"} {
 		values := map[string]any{}
-		command().Flags().VisitAll(func(f *pflag.Flag) {
+		command(name).Flags().VisitAll(func(f *pflag.Flag) {
 			if f.Name != "config" && !strings.HasPrefix(f.DefValue, "[") {
 				values[f.Name] = f.DefValue
 			}
@@ -188,36 +199,11 @@ func TestEveryFlagCanStandInTheConfig(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		flags := mustConfigure(t, command(), string(text))
+		flags := mustConfigure(t, command(name), string(text))
 		for name, want := range values {
 			if f := flags.Lookup(name); !f.Changed || f.Value.String() != want {
 				t.Errorf("%s: %q (set: %v), want %q", name, f.Value, f.Changed, want)
 			}
 		}
-	}
-}
-
-func TestHostAddress(t *testing.T) {
-	if got, err := hostAddress("192.0.2.7"); err != nil || got != "192.0.2.7" {
-		t.Errorf("given: %q, %v", got, err)
-	}
-	for _, bad := range []string{"master-1", "10.0.0.300", "10.0.0.1:6444", "10.0.0.0/8",
-		"127.0.0.1", "::1", "0.0.0.0", "169.254.3.4", "fe80::1", "224.0.0.1"} {
-		if got, err := hostAddress(bad); err == nil || !strings.Contains(err.Error(), "--node-ip") || !strings.Contains(err.Error(), bad) {
-			t.Errorf("%s: %q, %v", bad, got, err)
-		}
-	}
-}
-
-func TestHostName(t *testing.T) {
-	if got, err := hostName("given"); err != nil || got != "given" {
-		t.Errorf("given: %q, %v", got, err)
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := hostName(""); err != nil || got != strings.ToLower(name) {
-		t.Errorf("default: %q, %v; this host is %q", got, err, name)
 	}
 }

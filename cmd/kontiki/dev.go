@@ -18,6 +18,8 @@ import (
 
 	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/cmd/kontiki/dev"
+	"github.com/kontiki/kontiki/cmd/kontiki/process"
+	"github.com/kontiki/kontiki/cmd/kontiki/server"
 )
 
 func devCommand() *cobra.Command {
@@ -39,12 +41,12 @@ func devCommand() *cobra.Command {
 			if detach {
 				return runDetached(cmd.Context(), o.Dir)
 			}
-			if o.Log, err = newLogger(level); err != nil {
+			if o.Log, err = process.NewLogger(level); err != nil {
 				return err
 			}
 			// The process that started the cluster may stop reading its progress; the cluster must continue.
 			signal.Ignore(syscall.SIGPIPE)
-			o.WriteKubeconfig = writeKubeconfig
+			o.WriteKubeconfig = server.WriteKubeconfig
 			o.Progress = func(line string) {
 				if line == dev.Up && !detached() {
 					printNext(o.Dir)

@@ -2,13 +2,8 @@
 //
 // # Where what is
 //
-//   - the command line: main.go, config.go (flags from a file), version.go
-//   - a master: server.go (its flags, and how its parts are put together), api.go, authentication.go, kms.go (the flags of the API),
-//     identity.go (certificates and keys that change while it runs), level.go (feature levels), kubeconfig.go
-//   - its leader's duties: duties.go, controllers.go (the table of controllers), dutyflag.go, schedulerconfig.go, hints.go (what gossip and
-//     sessions tell of workers)
-//   - the administration paths that it serves: clusterapi.go, certs.go, secrets.go, profile.go, and by gRPC rpc.go. The commands that ask
-//     them are in package admin
-//   - a worker: agent.go, dial.go
+//   - a master: package server; a worker: package agent; what both do as processes: package process
+//   - the commands for people: package admin, and a package for each large command
 //   - clusters on one machine: dev.go (package dev), hollow.go (package hollow)
+//   - the references that are generated: generate.go, generateroles.go, examples.go
 package main

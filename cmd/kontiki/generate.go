@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/process"
 )
 
 // generateCommand returns the command that writes the documentation of all commands, which the Makefile runs.
@@ -21,11 +23,11 @@ func generateCommand() *cobra.Command {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
-			date, err := time.Parse(time.RFC3339, buildDate)
+			date, err := time.Parse(time.RFC3339, process.BuildDate)
 			if err != nil {
 				return err
 			}
-			return doc.GenManTree(documented(cmd.Root()), &doc.GenManHeader{Section: "1", Source: "Kontiki " + gitVersion, Manual: "Kontiki", Date: &date}, args[0])
+			return doc.GenManTree(documented(cmd.Root()), &doc.GenManHeader{Section: "1", Source: "Kontiki " + process.GitVersion, Manual: "Kontiki", Date: &date}, args[0])
 		},
 	}, &cobra.Command{
 		Use: "markdown", Short: "Write the reference of all commands, docs/commands.md, to the output", Args: cobra.NoArgs,

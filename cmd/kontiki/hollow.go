@@ -8,11 +8,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/kontiki/kontiki/cmd/kontiki/agent"
 	"github.com/kontiki/kontiki/cmd/kontiki/hollow"
+	"github.com/kontiki/kontiki/cmd/kontiki/process"
 )
 
 func hollowCommand() *cobra.Command {
-	o := hollow.Options{Port: kubeletPort, Version: gitVersion}
+	o := hollow.Options{Port: agent.KubeletPort, Version: process.GitVersion}
 	var addresses, level string
 	var capacity map[string]string
 	cmd := &cobra.Command{
@@ -22,7 +24,7 @@ func hollowCommand() *cobra.Command {
 start, and then runs until it is to end (the command "sleep N" ends after N seconds). "kontiki dev --hollow N" runs a cluster with them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if o.Log, err = newLogger(level); err != nil {
+			if o.Log, err = process.NewLogger(level); err != nil {
 				return err
 			}
 			if o.Addresses, err = netip.ParsePrefix(addresses); err != nil {
@@ -31,7 +33,7 @@ start, and then runs until it is to end (the command "sleep N" ends after N seco
 			if o.Capacity, err = parseCapacity(capacity); err != nil {
 				return fmt.Errorf("--capacity: %w", err)
 			}
-			return unlessStopped(cmd.Context(), hollow.Run(cmd.Context(), o))
+			return process.UnlessStopped(cmd.Context(), hollow.Run(cmd.Context(), o))
 		},
 	}
 	f := cmd.Flags()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -14,7 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kontiki/kontiki/cmd/kontiki/admin"
+	"github.com/kontiki/kontiki/cmd/kontiki/agent"
 	_ "github.com/kontiki/kontiki/cmd/kontiki/early"
+	"github.com/kontiki/kontiki/cmd/kontiki/process"
+	"github.com/kontiki/kontiki/cmd/kontiki/server"
 )
 
 func main() {
@@ -42,21 +44,10 @@ func root() *cobra.Command {
 		Short:         "Kontiki orchestrates containers: Kubernetes' API on a Raft-replicated store, in one binary",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       gitVersion,
+		Version:       process.GitVersion,
 	}
-	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand(), generateCommand())
+	c.AddCommand(server.Command(), agent.Command(), devCommand(), hollowCommand(), generateCommand())
 	c.AddCommand(admin.Commands()...)
 	addExamples(c)
 	return c
-}
-
-// newLogger creates the process's logger; level is debug, info, warn or error.
-func newLogger(level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level: %q is not one of debug, info, warn, error", level)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-	slog.SetDefault(log)
-	return log, nil
 }

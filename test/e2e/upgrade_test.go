@@ -27,7 +27,7 @@ const previousVersion = "v1.37.2+kontiki.0.0.previous"
 func previousProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kontiki")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "previouslevel", "-ldflags", "-s -w -X main.gitVersion="+previousVersion, "-o", path, "../../cmd/kontiki")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "previouslevel", "-ldflags", "-s -w -X github.com/kontiki/kontiki/cmd/kontiki/process.GitVersion="+previousVersion, "-o", path, "../../cmd/kontiki")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the previous program: %v\n%s", err, out)
 	}

@@ -1,8 +1,0 @@
-//go:build !previouslevel
-
-package main
-
-import "github.com/kontiki/kontiki/cluster"
-
-// featureLevel is the feature level that this program supports.
-const featureLevel = cluster.FeatureLevel
