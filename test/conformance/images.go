@@ -129,6 +129,8 @@ func suiteImages(root, programs, sources string) ([]ociimage.Image, error) {
 		image("e2e-test-images/regression-issue-74839:1.5", []string{"/regression-issue-74839"}, nil, program("/regression-issue-74839", "regression-issue-74839")),
 		image("e2e-test-images/resource-consumer:1.14", []string{"/consumer"}, nil,
 			program("/consumer", "resource-consumer"), program("/consume-cpu/consume-cpu", "consume-cpu")),
+		image("e2e-test-images/sample-apiserver:1.29.2", []string{"/sample-apiserver"}, nil, program("/sample-apiserver", "sample-apiserver")),
+		image("etcd:3.7.0-0", nil, nil, program("/usr/local/bin/etcd", "etcd")),
 		pause,
 	}, nil
 }
